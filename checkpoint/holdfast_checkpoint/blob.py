@@ -1,0 +1,37 @@
+"""A blob: the named tensors of one layer as a safetensors file, written whole or not at all."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_blob(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `tensors` (any device, copied to contiguous CPU memory where they are not) to `path`.
+
+    Readers never see part of a file: it is written beside its place and renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Tensors that share memory are refused by safetensors; a clone is only made for those not already alone.
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    partial.replace(path)
+
+
+def read_blob(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}
+
+
+def tensors_sha256(items: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of name, dtype, shape and bytes of each tensor, in the order given (callers sort by name)."""
+    digest = hashlib.sha256()
+    for name, tensor in items:
+        digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""The agent's HTTP port: /alive for probes, /status for people and tools, /metrics for Prometheus."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+
+class HttpPort:
+    """Listens as long as the agent lives: a refused connection means the agent is dead."""
+
+    def __init__(self, host: str, alive: Callable[[], dict[str, Any]], status: Callable[[], dict[str, Any]]) -> None:
+        application = web.Application()
+        application.router.add_get("/alive", lambda _: _json(alive()))
+        application.router.add_get("/status", lambda _: _json(status()))
+        application.router.add_get("/metrics", _metrics)
+        self._runner = web.AppRunner(application, access_log=None)
+        self._host = host
+        self.port = 0
+
+    async def open(self) -> None:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+
+async def _json(body: dict[str, Any]) -> web.Response:
+    return web.json_response(body)
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

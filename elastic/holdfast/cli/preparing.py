@@ -1,0 +1,135 @@
+"""From what the command line says to a job that can run, or a refusal: everything is checked before a process starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.chaos.faults import Fault, JoinNode, check_faults, node_name, parse_fault
+from holdfast.errors import NoPlanError, SpecError
+from holdfast.model.facts import ProgramFacts
+from holdfast.model.ids import SlotId
+from holdfast.model.records import JobRecord
+from holdfast.planner.search import Request, plan
+from holdfast.program import Program, load_program
+from holdfast.spec import JobSpec, load_spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What `holdfast run` was asked for; None: as the spec says."""
+
+    spec: Path
+    nodes: int | None = None
+    slots: int | None = None
+    steps: int | None = None
+    reduction: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    faults: Sequence[str] = ()
+
+    def overlay(self) -> dict[str, Any]:
+        """Values by dotted path, as `load_spec` takes them; a flag of its own wins over `--set`."""
+        flags = {
+            "nodes.desired": self.nodes,
+            "slots_per_node": self.slots,
+            "steps": self.steps,
+            "reduction": self.reduction,
+        }
+        return {**self.overrides, **{path: value for path, value in flags.items() if value is not None}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A spec and its Program, found to fit each other."""
+
+    spec: JobSpec
+    base: Path
+    program: Program
+    facts: ProgramFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that is needed to run: nothing is left that could be refused."""
+
+    spec: JobSpec
+    base: Path
+    facts: ProgramFacts
+    global_batch: int
+    nodes: int
+    faults: tuple[Fault, ...]
+
+    def job_record(self, out: Path) -> JobRecord:
+        """What the agents read; final weights go to `out`."""
+        layers = self.facts.layers
+        return JobRecord(
+            spec=self.spec.model_dump(mode="json"),
+            base=str(self.base),
+            out=str(out.absolute()),
+            layer_names=tuple(layer.name for layer in layers),
+            layer_costs=tuple(layer.cost for layer in layers),
+            layer_bytes=tuple(layer.state_bytes for layer in layers),
+            microbatches=self.facts.microbatches,
+            steps=self.spec.steps,
+        )
+
+
+def prepare(wish: Wish) -> Prepared:
+    """Everything that a run needs.
+
+    Raises:
+        UserError: the spec, the Program or a fault is wrong.
+        UserCodeError: the user's code raised while its Program was built.
+    """
+    spec = load_spec(wish.spec, wish.overlay())
+    nodes = wish.nodes or spec.nodes.desired or spec.nodes.min
+    faults = tuple(parse_fault(sentence) for sentence in wish.faults)
+    check_faults(faults, nodes=nodes, slots=spec.slots_per_node, steps=spec.steps)
+    inspected = inspect_program(spec, wish.spec.absolute().parent)
+    most = nodes + sum(isinstance(fault.action, JoinNode) for fault in faults)
+    _check_layout(inspected, most)
+    return Prepared(
+        spec=spec,
+        base=inspected.base,
+        facts=inspected.facts,
+        global_batch=inspected.program.global_batch,
+        nodes=nodes,
+        faults=faults,
+    )
+
+
+def inspect_program(spec: JobSpec, base: Path) -> Inspected:
+    """Load the spec's Program from `base` and check it, and the two against each other.
+
+    Raises:
+        UserError: they are wrong, or do not fit.
+        UserCodeError: the user's code raised.
+    """
+    from holdfast.worker.facts import inspect  # here, because it imports torch
+
+    program = load_program(spec.program.entry, dict(spec.program.params), base)
+    program.blocks(spec.block)
+    facts = inspect(program)
+    depth, layers = spec.layout.depth, len(facts.layers)
+    if depth is not None and depth > layers:
+        raise SpecError(f"layout.depth: {depth} given; should be at most {layers}, the number of the Program's layers")
+    return Inspected(spec=spec, base=base, program=program, facts=facts)
+
+
+def _check_layout(inspected: Inspected, nodes: int) -> None:
+    """Whether so many nodes can hold the model at all."""
+    spec, layers = inspected.spec, inspected.facts.layers
+    slots = tuple(SlotId(node_name(node), index) for node in range(nodes) for index in range(spec.slots_per_node))
+    request = Request(
+        slots=slots,
+        layer_costs=tuple(layer.cost for layer in layers),
+        layer_bytes=tuple(layer.state_bytes for layer in layers),
+        blocks=inspected.program.blocks(spec.block),
+        block_size=spec.block,
+        depth=spec.layout.depth,
+        memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
+    )
+    try:
+        plan(request)
+    except NoPlanError as error:
+        raise SpecError(f"layout: {len(slots)} slots ({nodes} nodes) cannot hold the model: {error}") from error

@@ -1,0 +1,1 @@
+"""The pure state machines that steer a job."""

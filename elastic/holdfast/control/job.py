@@ -1,0 +1,61 @@
+"""What the coordinator knows of a job from its spec: bounds, sizes, patience."""
+
+from dataclasses import dataclass
+
+from holdfast.model.records import JobRecord
+from holdfast.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Constants of one job."""
+
+    steps: int
+    nodes_min: int
+    nodes_max: int | None
+    nodes_desired: int
+    layer_names: tuple[str, ...]
+    layer_costs: tuple[float, ...]
+    layer_bytes: tuple[int, ...]
+    blocks: int
+    block_size: int
+    depth: int | None
+    memory_per_slot_bytes: int | None
+    start_s: float
+    join_settle_s: float
+    start_settle_s: float
+    abort_s: float
+    probe_s: float
+    worker_deaths_per_step: int
+
+    @property
+    def layer_count(self) -> int:
+        return len(self.layer_names)
+
+
+def job_of(record: JobRecord) -> Job:
+    """Read the record that submitted the job.
+
+    Raises:
+        SpecError: its spec is not valid for this version.
+    """
+    spec = JobSpec.model_validate(record.spec)
+    return Job(
+        steps=spec.steps,
+        nodes_min=spec.nodes.min,
+        nodes_max=spec.nodes.max,
+        nodes_desired=spec.nodes.desired or spec.nodes.min,
+        layer_names=record.layer_names,
+        layer_costs=record.layer_costs,
+        layer_bytes=record.layer_bytes,
+        blocks=record.microbatches // spec.block,
+        block_size=spec.block,
+        depth=spec.layout.depth,
+        memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
+        start_s=spec.timeouts.start_s,
+        join_settle_s=spec.timeouts.join_settle_s,
+        start_settle_s=spec.timeouts.start_settle_s,
+        abort_s=spec.timeouts.abort_s,
+        probe_s=spec.timeouts.probe_s,
+        worker_deaths_per_step=spec.failures.worker_deaths_per_step,
+    )

@@ -1,0 +1,302 @@
+"""The session of one node: what its agent does about generations, its workers and its own departure. Pure.
+
+It follows the coordinator and reports; it never decides about the job. Everything it says is repeated until it is
+superseded, so that a lost write is healed by the next one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from holdfast.control.member_commands import (
+    KillWorker,
+    Leave,
+    MemberCommand,
+    ProbeLeader,
+    PutAck,
+    PutFailure,
+    PutNode,
+    PutProgress,
+    PutSuspect,
+    SpawnWorker,
+    TellWorker,
+)
+from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.messages import (
+    Broken,
+    Committed,
+    Exit,
+    Failed,
+    Finished,
+    FromWorker,
+    Parked,
+    Ready,
+    Running,
+    Start,
+    Stop,
+)
+from holdfast.model.records import (
+    AckPhase,
+    Action,
+    DrainRecord,
+    FailureRecord,
+    GenerationRecord,
+    NodeAck,
+    NodeRecord,
+    OutcomeRecord,
+    ProgressRecord,
+    SlotInventory,
+    SlotStart,
+    StartRecord,
+    StopMode,
+    SuspectRecord,
+    WorkerRef,
+)
+
+# A worker that ends this often before it was ever warm will not get warm at all.
+_FAILED_STARTS_MAX = 3
+
+
+class _Is(StrEnum):
+    STARTING = "starting"
+    WARM = "warm"
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One slot's process."""
+
+    state: _Is = _Is.STARTING
+    ref: WorkerRef | None = None
+    failed_starts: int = 0
+    told_start: int = 0  # newest generation whose Start it was told
+    inventory: tuple[int, SlotInventory] | None = None  # by generation
+    running: tuple[int, SlotStart] | None = None
+    finished: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this agent is."""
+
+    node: NodeId
+    incarnation: str
+    host: str
+    port: int
+    domain: str
+    pid: int
+    slots: int
+
+
+@dataclass(slots=True)
+class Member:
+    """Mutable, driven by one agent: each method takes an event and yields what to do, in order."""
+
+    identity: Identity
+    abort_s: float
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    generation: GenerationRecord | None = None
+    start: StartRecord | None = None
+    drain: tuple[DrainRecord, float] | None = None  # and when it must be over
+    ended: bool = False
+    registered: bool = False
+    step: int = 0
+    _died: list[WorkerId] = field(default_factory=list)
+    _abort_by_s: float | None = None
+    _acked: tuple[int, AckPhase] | None = None
+
+    def begin(self) -> Iterator[MemberCommand]:
+        for index in range(self.identity.slots):
+            self.workers[index] = _Worker()
+            yield SpawnWorker(index)
+
+    @property
+    def node_state(self) -> str:
+        """For people: starting, ready or draining."""
+        if not self.registered:
+            return "starting"
+        return "draining" if self.drain is not None else "ready"
+
+    @property
+    def wake_at_s(self) -> float | None:
+        times = [self._abort_by_s, self.drain[1] if self.drain is not None else None]
+        return min((t for t in times if t is not None), default=None)
+
+    @property
+    def live_workers(self) -> tuple[WorkerRef, ...]:
+        return tuple(w.ref for _, w in sorted(self.workers.items()) if w.ref is not None)
+
+    def rejoined(self, incarnation: str) -> Iterator[MemberCommand]:
+        """The lease ran out and a new one was taken: the same workers, with what they hold, join anew."""
+        self.identity = Identity(
+            **{name: getattr(self.identity, name) for name in self.identity.__dataclass_fields__}
+            | {"incarnation": incarnation}
+        )
+        for index in self._members():
+            assert self.generation is not None
+            yield TellWorker(index, Stop(generation=self.generation.number + 1, abort=True))
+        self.generation, self.start, self._acked = None, None, None
+        if self.registered:
+            yield PutNode(self._record())
+
+    def generation_seen(self, record: GenerationRecord, now_s: float) -> Iterator[MemberCommand]:
+        if self.generation is not None and record.number <= self.generation.number:
+            return
+        self.generation, self.start, self._acked = record, None, None
+        abort = record.stop is StopMode.ABORT
+        self._abort_by_s = now_s + self.abort_s if abort and self._members() else None
+        for index in self._members():
+            yield TellWorker(index, Stop(generation=record.number, abort=abort))
+
+    def start_seen(self, record: StartRecord) -> Iterator[MemberCommand]:
+        if self.generation is None or record.generation != self.generation.number or self.start is not None:
+            return
+        self.start = record
+        for index in self._members():
+            self.workers[index].told_start = record.generation
+            yield TellWorker(index, Start(generation=self.generation, start=record))
+
+    def drain_seen(self, record: DrainRecord | None, now_s: float) -> Iterator[MemberCommand]:
+        if record is None:
+            self.drain = None
+            return
+        deadline_s = self.drain[1] if self.drain is not None else now_s + record.grace_s
+        self.drain = (record, deadline_s)
+        if record.released:
+            yield from self._leave(f"drained: {record.reason}")
+
+    def outcome_seen(self, record: OutcomeRecord) -> Iterator[MemberCommand]:
+        yield from self._leave(f"the job is {record.result}")
+
+    def time_passed(self, now_s: float) -> Iterator[MemberCommand]:
+        if self._abort_by_s is not None and now_s >= self._abort_by_s:
+            self._abort_by_s = None
+            for index in self._members():
+                if self._inventory(index) is None:
+                    yield KillWorker(index, f"did not answer an abort within {self.abort_s} s")
+        if self.drain is not None and now_s >= self.drain[1]:
+            yield from self._leave(f"the deadline of a drain is over: {self.drain[0].reason}")
+
+    def worker_ended(self, index: int, status: int) -> Iterator[MemberCommand]:
+        """Its process is gone. It comes back as a new worker, which joins when warm."""
+        if self.ended:
+            return
+        worker = self.workers[index]
+        if worker.ref is not None:
+            self._died.append(worker.ref.worker)
+            failed_starts = 0
+        else:
+            failed_starts = worker.failed_starts + 1
+        self.workers[index] = _Worker(failed_starts=failed_starts)
+        if self.registered:
+            yield PutNode(self._record())
+        if failed_starts >= _FAILED_STARTS_MAX:
+            text = f"the worker process ended {failed_starts} times before it was warm (last status {status})"
+            yield PutFailure(self._failure(index, 0, "start-up", text))
+        else:
+            yield SpawnWorker(index)
+
+    def worker_said(self, index: int, message: FromWorker) -> Iterator[MemberCommand]:
+        worker = self.workers[index]
+        match message:
+            case Ready():
+                worker.state = _Is.WARM
+                worker.ref = WorkerRef(
+                    slot=message.slot, worker=message.worker, address=message.address, pid=message.pid
+                )
+                if self.registered or all(w.state is _Is.WARM for w in self.workers.values()):
+                    self.registered = True
+                    yield PutNode(self._record())
+            case Parked():
+                worker.inventory = (message.generation, message.inventory)
+                yield from self._acknowledge()
+            case Running():
+                worker.running = (message.generation, message.start)
+                yield from self._acknowledge()
+            case Finished():
+                worker.finished = message.generation
+                yield from self._acknowledge()
+            case Committed():
+                self.step = max(self.step, message.commit.step)
+                if message.rank == 0:
+                    yield PutProgress(ProgressRecord(generation=message.generation, commits=(message.commit,)))
+            case Broken():
+                if self.generation is not None and message.generation == self.generation.number:
+                    number, node = message.generation, self.identity.node
+                    yield PutSuspect(SuspectRecord(generation=number, node=node, detail=message.detail))
+                    yield ProbeLeader()
+            case Failed():
+                yield PutFailure(self._failure(index, message.step, message.where, message.traceback))
+
+    def _members(self) -> list[int]:
+        """Slots whose present worker belongs to the current generation."""
+        if self.generation is None:
+            return []
+        chosen = {ref.worker for ref in self.generation.members}
+        return [i for i, w in sorted(self.workers.items()) if w.ref is not None and w.ref.worker in chosen]
+
+    def _inventory(self, index: int) -> SlotInventory | None:
+        stored = self.workers[index].inventory
+        current = self.generation.number if self.generation is not None else 0
+        return stored[1] if stored is not None and stored[0] == current else None
+
+    def _acknowledge(self) -> Iterator[MemberCommand]:
+        """Say how far all of this node's members are, if that is further than what was said."""
+        members = self._members()
+        if self.generation is None or not members:
+            return
+        number = self.generation.number
+        inventory = [self._inventory(index) for index in members]
+        if any(entry is None for entry in inventory):
+            return
+        self._abort_by_s = None
+        starts = [w.running[1] for w in (self.workers[i] for i in members) if w.running and w.running[0] == number]
+        phase = AckPhase.STOPPED
+        if len(starts) == len(members):
+            phase = AckPhase.FINISHED if self._all_finished(members, number) else AckPhase.RUNNING
+        if self._acked == (number, phase):
+            return
+        self._acked = (number, phase)
+        yield PutAck(
+            NodeAck(
+                generation=number,
+                node=self.identity.node,
+                incarnation=self.identity.incarnation,
+                phase=phase,
+                inventory=tuple(entry for entry in inventory if entry is not None),
+                starts=tuple(starts),
+            )
+        )
+
+    def _all_finished(self, members: list[int], number: int) -> bool:
+        plan = self.start.plan if self.start is not None and self.start.action is not Action.HOLD else None
+        if plan is None:
+            return False
+        working = [i for i in members if SlotId(self.identity.node, i) in plan.slots]
+        return bool(working) and all(self.workers[i].finished == number for i in working)
+
+    def _leave(self, reason: str) -> Iterator[MemberCommand]:
+        if self.ended:
+            return
+        self.ended = True
+        for index, worker in sorted(self.workers.items()):
+            if worker.ref is not None:
+                yield TellWorker(index, Exit(reason=reason))
+        yield Leave(reason)
+
+    def _record(self) -> NodeRecord:
+        identity = self.identity
+        return NodeRecord(
+            node=identity.node,
+            incarnation=identity.incarnation,
+            host=identity.host,
+            port=identity.port,
+            domain=identity.domain,
+            agent_pid=identity.pid,
+            workers=self.live_workers,
+            died=tuple(self._died),
+        )
+
+    def _failure(self, index: int, step: int, where: str, text: str) -> FailureRecord:
+        slot = SlotId(self.identity.node, index)
+        return FailureRecord(slot=slot, step=step, where=where, traceback=text)

@@ -1,0 +1,86 @@
+"""From which step a generation starts: the newest that every layer is found at.
+
+Rules: a version is part of the history unless a later generation started from an earlier step. A rank that voted
+for a step and missed the result holds complete gradients: if anyone committed that step, it rolls forward.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.model.ids import SlotId
+from holdfast.model.records import Commit, SlotInventory, Version
+
+Lineage = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a generation starts from. `held`: layers each slot has at `version`, or will once rolled forward."""
+
+    version: Version
+    held: Mapping[SlotId, frozenset[int]]
+    roll_forward: Commit | None
+    initialise: bool
+    redone_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostLayers:
+    """No step is left at which every layer has a copy. `version`: the newest of which anything is left."""
+
+    layers: tuple[int, ...]
+    version: Version | None
+
+
+def choose_basis(
+    inventories: Sequence[SlotInventory], lineage: Lineage, layer_count: int, committed_step: int
+) -> Basis | LostLayers:
+    """`committed_step`: the newest step known to be committed, 0 for none."""
+    committed = {i.version for i in inventories if i.version is not None and is_history(i.version, lineage)}
+    every_layer = frozenset(range(layer_count))
+    for version in sorted(committed, reverse=True):
+        if version.step == 0:
+            break  # an initial state is made anew wherever it lacks
+        held = _held_at(version, inventories)
+        if frozenset[int]().union(*held.values()) == every_layer:
+            commits = [commit for i in inventories if i.version == version for commit in i.commits]
+            return Basis(
+                version=version,
+                held=held,
+                roll_forward=next((c for c in commits if c.step == version.step), None),
+                initialise=False,
+                redone_steps=_redone(inventories, version.step, committed_step),
+            )
+    if committed_step == 0 and all(version.step == 0 for version in committed):
+        first = Version(0, 0)
+        return Basis(
+            version=first,
+            held=_held_at(first, inventories),
+            roll_forward=None,
+            initialise=True,
+            redone_steps=_redone(inventories, 0, 0),
+        )
+    newest = max(committed, default=None)
+    left = _held_at(newest, inventories) if newest is not None else {}
+    missing = every_layer - frozenset[int]().union(*left.values())
+    return LostLayers(layers=tuple(sorted(missing)), version=newest)
+
+
+def is_history(version: Version, lineage: Lineage) -> bool:
+    """Whether no later generation started from before `version`."""
+    return all(version.step <= start for generation, start in lineage if generation > version.generation)
+
+
+def extend_lineage(lineage: Lineage, generation: int, start_step: int) -> Lineage:
+    """Add a generation's start; an entry whose start is not below the new one says nothing any more."""
+    return (*(entry for entry in lineage if entry[1] < start_step), (generation, start_step))
+
+
+def _held_at(version: Version, inventories: Sequence[SlotInventory]) -> dict[SlotId, frozenset[int]]:
+    return {i.slot: frozenset(i.layers) for i in inventories if i.layers and version in (i.version, i.pending)}
+
+
+def _redone(inventories: Sequence[SlotInventory], start_step: int, committed_step: int) -> int:
+    """Steps that were begun or committed by someone and are computed again."""
+    begun = [i.version.step + 1 for i in inventories if i.version is not None and i.in_flight]
+    return max(0, max([committed_step, *begun]) - start_step)

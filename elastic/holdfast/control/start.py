@@ -1,0 +1,93 @@
+"""What a generation does once everyone has stopped and said what it holds."""
+
+from collections.abc import Mapping
+
+from holdfast.control.job import Job
+from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis
+from holdfast.control.view import View
+from holdfast.errors import NoPlanError
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.plan import Plan
+from holdfast.model.records import Action, Cause, StartRecord, Transfer
+from holdfast.planner.search import Request, plan
+from holdfast.planner.transition import evacuations, transfers
+
+
+def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLayers:
+    """Called when `view.is_stopped`."""
+    generation = view.generation
+    assert generation is not None and view.is_stopped
+    basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step)
+    if isinstance(basis, LostLayers):
+        return basis
+    staying = _staying(job, view)
+    finishing = generation.cause is Cause.STOP or view.stop_reason is not None
+    enough = len({slot.node for slot in staying}) >= (1 if finishing else job.nodes_min)
+    chosen = _plan(job, view, basis, staying) if enough else None
+    if chosen is None:
+        return _hold(job, generation.number, basis, staying)
+    moves, _ = transfers(chosen, basis.held, basis.held, job.layer_bytes)
+    return _record(generation.number, Action.FINISH if finishing else Action.TRAIN, basis, chosen, moves)
+
+
+def _hold(job: Job, number: int, basis: Basis, staying: tuple[SlotId, ...]) -> StartRecord:
+    """Too few nodes to train: bring what the leaving ones hold to safety, and wait."""
+    safe = {slot: basis.held.get(slot, frozenset()) for slot in staying}
+    leaving = {slot: layers for slot, layers in basis.held.items() if slot not in safe}
+    moves = evacuations(safe, leaving, job.layer_bytes) if safe else ()
+    return _record(number, Action.HOLD, basis, None, moves)
+
+
+def _record(number: int, action: Action, basis: Basis, chosen: Plan | None, moves: tuple[Transfer, ...]) -> StartRecord:
+    return StartRecord(
+        generation=number,
+        action=action,
+        version=basis.version,
+        plan=chosen,
+        transfers=moves,
+        roll_forward=basis.roll_forward,
+        redone_steps=basis.redone_steps,
+        initialise=basis.initialise,
+    )
+
+
+def _staying(job: Job, view: View) -> tuple[SlotId, ...]:
+    """Slots that may train: not leaving, and of no more nodes than the job wants; nodes that hold layers first."""
+    assert view.generation is not None
+    slots = [ref.slot for ref in view.members if ref.slot.node not in view.draining]
+    nodes = sorted({slot.node for slot in slots}, key=lambda node: (not _holds_layers(view, node), node))
+    allowed = frozenset(nodes[: job.nodes_max])
+    return tuple(slot for slot in slots if slot.node in allowed)
+
+
+def _holds_layers(view: View, node: NodeId) -> bool:
+    return any(inventory.layers for inventory in view.stopped[node].inventory)
+
+
+def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Plan | None:
+    request = Request(
+        slots=staying,
+        domains={slot.node: view.nodes[slot.node].domain for slot in staying},
+        layer_costs=_measured_costs(job, view),
+        layer_bytes=job.layer_bytes,
+        blocks=job.blocks,
+        block_size=job.block_size,
+        depth=job.depth,
+        memory_per_slot_bytes=job.memory_per_slot_bytes,
+        held={slot: basis.held.get(slot, frozenset()) for slot in staying},
+    )
+    try:
+        return plan(request).plan
+    except NoPlanError:
+        return None  # held, as below the minimum: another node may make it fit
+
+
+def _measured_costs(job: Job, view: View) -> tuple[float, ...]:
+    """Mean of what workers measured, once every layer was; until then the estimate."""
+    seen: Mapping[int, list[float]] = {layer: [] for layer in range(job.layer_count)}
+    for inventory in view.inventories:
+        for layer, seconds in inventory.layer_cost_s:
+            seen[layer].append(seconds)
+    if not all(seen.values()):
+        return job.layer_costs
+    return tuple(sum(values) / len(values) for values in seen.values())

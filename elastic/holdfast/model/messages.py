@@ -1,0 +1,104 @@
+"""What an agent and its workers say to each other, over a unix socket, one frame a message."""
+
+from dataclasses import dataclass
+
+from holdfast.model.ids import SlotId, WorkerId
+from holdfast.model.records import Commit, GenerationRecord, JobRecord, SlotInventory, SlotStart, StartRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Agent to worker: stop for `generation`; answered by Parked. `abort`: at once, else after the step in flight."""
+
+    generation: int
+    abort: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Agent to worker: take your place in this generation."""
+
+    generation: GenerationRecord
+    start: StartRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """Agent to worker: end the process."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Worker to agent, once: warm (imported, device ready, layers built on meta)."""
+
+    slot: SlotId
+    worker: WorkerId
+    pid: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """Worker to agent: stopped, as `generation` asked; this is what it holds."""
+
+    generation: int
+    inventory: SlotInventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Worker to agent: groups are formed, layers are here, everyone agreed to begin."""
+
+    generation: int
+    start: SlotStart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """Worker to agent: a step is committed here."""
+
+    generation: int
+    rank: int
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """Worker to agent: communication of `generation` broke; waiting for a Stop."""
+
+    generation: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Worker to agent: an exception in the user's code."""
+
+    step: int
+    where: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Worker to agent: all steps are committed and this slot's share of the final weights is written."""
+
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """Agent to zygote: fork a worker with these."""
+
+    slot: SlotId
+    host: str
+    socket_path: str
+    pulse_path: str
+    job: JobRecord
+
+
+ToWorker = Stop | Start | Exit
+FromWorker = Ready | Parked | Running | Committed | Broken | Failed | Finished

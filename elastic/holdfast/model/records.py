@@ -1,0 +1,280 @@
+"""What is written in the rendezvous store, and by whom.
+
+Every record is JSON with a schema version (`model.wire`). Keys are built by `Keys`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.plan import Plan
+
+
+class StopMode(StrEnum):
+    """How the workers of the generation before stop."""
+
+    BOUNDARY = "boundary"  # after the step in flight, together: nobody redoes work
+    ABORT = "abort"  # at once: somebody is lost
+
+
+class Cause(StrEnum):
+    """Why a generation began."""
+
+    START = "start"
+    LOSS = "loss"
+    WORKER_DIED = "worker_died"
+    DRAIN = "drain"
+    JOIN = "join"
+    COMMUNICATION = "communication"
+    RESUME = "resume"
+    STOP = "stop"
+    STALLED = "stalled"
+
+
+class Action(StrEnum):
+    """What the members of a generation do once they hold their layers."""
+
+    TRAIN = "train"
+    HOLD = "hold"  # below the minimum: keep the state, wait
+    FINISH = "finish"  # write the final weights
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """State after `step` committed steps, the last of them committed in `generation`.
+
+    Two copies with the same version have the same bits under either reduction.
+    """
+
+    step: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What all ranks learn from the vote on one step: enough for a rank that missed the result to roll forward."""
+
+    step: int  # committed steps after it
+    loss: float
+    grad_norm: float | None  # None unless the Program clips
+    time_s: float  # wall clock of the rank that reports it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRef:
+    """One warm worker process. A respawned worker has a new id."""
+
+    slot: SlotId
+    worker: WorkerId
+    address: str  # host:port of the c10d store it serves
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """nodes/<node>, leased by the agent of that node: only warm workers are listed."""
+
+    node: NodeId
+    incarnation: str
+    host: str
+    port: int
+    domain: str
+    agent_pid: int
+    workers: tuple[WorkerRef, ...]
+    died: tuple[WorkerId, ...] = ()  # workers of this incarnation that died of themselves, oldest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderRecord:
+    """leader, leased: the agent that coordinates."""
+
+    node: NodeId
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRecord:
+    """drains/<node>: a planned departure. `released` is set by the coordinator once nothing hangs on the node."""
+
+    node: NodeId
+    grace_s: float
+    reason: str
+    released: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRecord:
+    """generation, written by the coordinator under its lease, by compare-and-swap of the number.
+
+    `lineage` keeps, for the generations since, the step each started from (suffix minima): a version
+    committed in an older generation beyond such a start is not part of the history any more.
+    """
+
+    number: int
+    members: tuple[WorkerRef, ...]
+    leavers: tuple[NodeId, ...]
+    stop: StopMode
+    cause: Cause
+    reason: str
+    lineage: tuple[tuple[int, int], ...] = ()  # (generation, start step), ascending in both
+    trouble_step: int = 0  # the step at which `trouble` failures in a row were seen
+    trouble: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """One layer from a live replica to a slot that lacks it."""
+
+    layer: int
+    source: SlotId
+    target: SlotId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRecord:
+    """start/<generation>, written once all inventories are in."""
+
+    generation: int
+    action: Action
+    version: Version  # of every layer to start from
+    plan: Plan | None  # None while holding
+    transfers: tuple[Transfer, ...]
+    roll_forward: Commit | None  # slots whose pending version is this step apply it
+    redone_steps: int
+    initialise: bool  # step 0: layers nobody sends are made from the seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotInventory:
+    """What one stopped worker holds."""
+
+    slot: SlotId
+    worker: WorkerId
+    layers: tuple[int, ...]
+    version: Version | None  # of all layers held; None where none is held
+    pending: Version | None = None  # voted for with complete gradients, result unknown
+    in_flight: bool = False  # a step was begun that did not commit
+    commits: tuple[Commit, ...] = ()  # the last few, newest last
+    layer_cost_s: tuple[tuple[int, float], ...] = ()  # (layer, seconds of forward and backward a microbatch), measured
+
+
+class AckPhase(StrEnum):
+    STOPPED = "stopped"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotStart:
+    """How a slot got ready in a generation."""
+
+    slot: SlotId
+    form_s: float
+    move_s: float
+    received: tuple[tuple[SlotId, int], ...]  # (source, bytes)
+    initialised_layers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAck:
+    """acks/<generation>/<node>."""
+
+    generation: int
+    node: NodeId
+    incarnation: str
+    phase: AckPhase
+    inventory: tuple[SlotInventory, ...] = ()  # when stopped
+    starts: tuple[SlotStart, ...] = ()  # when running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspectRecord:
+    """suspects/<generation>/<node>: this node's workers lost contact with somebody."""
+
+    generation: int
+    node: NodeId
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRecord:
+    """progress, written by the agent of rank 0: the commits since its last write, oldest first, never empty."""
+
+    generation: int
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRecord:
+    """failure: an exception in the user's code; the job ends with it."""
+
+    slot: SlotId
+    step: int  # the step being computed, counted from 0
+    where: str  # layer or phase
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRecord:
+    """stop: somebody wants the job to end at the next step boundary, with its weights written."""
+
+    reason: str
+
+
+class Result(StrEnum):
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRecord:
+    """outcome: the end of the job."""
+
+    result: Result
+    reason: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """spec: the validated job spec and what the agents need to know of the Program."""
+
+    spec: dict[str, object]
+    base: str  # folder that relative program paths start from
+    out: str  # folder the final weights are written to
+    layer_names: tuple[str, ...]
+    layer_costs: tuple[float, ...]  # relative, until measured
+    layer_bytes: tuple[int, ...]  # parameters, buffers and optimizer state
+    microbatches: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """Keys of one job."""
+
+    job: str
+    prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", f"jobs/{self.job}/")
+
+    def node(self, node: NodeId) -> str:
+        return f"{self.prefix}nodes/{node}"
+
+    def drain(self, node: NodeId) -> str:
+        return f"{self.prefix}drains/{node}"
+
+    def ack(self, generation: int, node: NodeId) -> str:
+        return f"{self.prefix}acks/{generation}/{node}"
+
+    def start(self, generation: int) -> str:
+        return f"{self.prefix}start/{generation}"
+
+    def suspect(self, generation: int, node: NodeId) -> str:
+        return f"{self.prefix}suspects/{generation}/{node}"
+
+    def one(self, name: str) -> str:
+        """spec, leader, generation, progress, failure, stop or outcome."""
+        return f"{self.prefix}{name}"

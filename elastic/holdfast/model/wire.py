@@ -1,0 +1,57 @@
+"""Records as JSON with a schema version. Floats keep their bits (shortest repr); unknown fields are refused."""
+
+import struct
+from functools import cache
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import ConfigDict, TypeAdapter
+
+from holdfast.errors import ProtocolError
+
+SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(pydantic.with_config(ConfigDict(extra="forbid", ser_json_inf_nan="constants"))(kind))
+
+
+def encode(record: object) -> bytes:
+    body = _adapter(type(record)).dump_json(record)
+    return b'{"v":%d,"body":%b}' % (SCHEMA_VERSION, body)
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """Raises: ProtocolError: not a record of that kind, or of another schema version."""
+    head = b'{"v":%d,"body":' % SCHEMA_VERSION
+    if not (data.startswith(head) and data.endswith(b"}")):
+        raise ProtocolError(f"not a {kind.__name__} of schema version {SCHEMA_VERSION}: {data[:80]!r}")
+    try:
+        record: T = _adapter(kind).validate_json(data[len(head) : -1])
+    except pydantic.ValidationError as error:
+        raise ProtocolError(f"not a {kind.__name__}: {error.errors(include_url=False)[0]}") from error
+    return record
+
+
+def encode_message(message: object) -> bytes:
+    """A message with its type's name, for a channel that carries several types."""
+    return type(message).__name__.encode() + b" " + encode(message)
+
+
+def decode_message(kinds: dict[str, type[T]], data: bytes) -> T:
+    """Raises: ProtocolError: a type that is not in `kinds`, or a malformed body."""
+    name, _, body = data.partition(b" ")
+    kind = kinds.get(name.decode(errors="replace"))
+    if kind is None:
+        raise ProtocolError(f"unexpected message {name[:40]!r}; expected one of {sorted(kinds)}")
+    return decode(kind, body)
+
+
+FRAME_HEAD = struct.Struct("<I")
+
+
+def frame(data: bytes) -> bytes:
+    """`data` behind its length: one message on a stream."""
+    return FRAME_HEAD.pack(len(data)) + data

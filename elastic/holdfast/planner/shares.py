@@ -1,0 +1,111 @@
+"""How many blocks of the batch each pipeline takes: all done as early as possible, and partial sums few."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+from holdfast.model.plan import Span
+from holdfast.planner.cost import pipeline_time
+
+# Of the shares that reach the best makespan only those within this many blocks of a pipeline's most are compared.
+_SHORTFALL_MAX = 16
+
+_Ends: TypeAlias = dict[int, tuple[int, int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pace:
+    """How fast a pipeline is: its depth, and the ticks of its slowest stage for one microbatch."""
+
+    depth: int
+    bottleneck: int
+
+    def time(self, blocks: int, block_size: int) -> int:
+        """Ticks for a step with so many blocks."""
+        return pipeline_time(blocks * block_size, self.depth, self.bottleneck)
+
+    def blocks_least(self, block_size: int) -> int:
+        """1F1B needs at least as many microbatches as stages."""
+        return -(-self.depth // block_size)
+
+    def blocks_within(self, ticks: int, block_size: int) -> int:
+        """The most blocks it finishes in so many ticks."""
+        return (ticks // self.bottleneck - self.depth + 1) // block_size
+
+
+def makespan(paces: Sequence[Pace], blocks: int, block_size: int) -> int | None:
+    """The fewest ticks in which these pipelines can do all blocks; None where there are too few blocks for them.
+
+    Bisection over whole ticks: what all pipelines finish by a time only grows with that time.
+    """
+    if sum(pace.blocks_least(block_size) for pace in paces) > blocks:
+        return None
+    kinds = Counter(paces)  # Few: depths differ by one, as a rule.
+    low = max(pace.time(pace.blocks_least(block_size), block_size) for pace in kinds)
+    high = max(low, min(pace.time(blocks, block_size) for pace in kinds))
+    while low < high:
+        middle = (low + high) // 2
+        if sum(count * pace.blocks_within(middle, block_size) for pace, count in kinds.items()) >= blocks:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def share(paces: Sequence[Pace], blocks: int, block_size: int) -> tuple[Span, ...]:
+    """Each pipeline's blocks, in pipeline order, reaching `makespan`.
+
+    Among such shares the one whose spans split into the fewest subtrees of the reduction tree, since a pipeline sends
+    one partial sum for each; then the one with the least spare time lost (squares of the times).
+    """
+    ticks = makespan(paces, blocks, block_size)
+    assert ticks is not None, f"{blocks} blocks are too few for pipelines of depths {[pace.depth for pace in paces]}"
+    most = [min(pace.blocks_within(ticks, block_size), blocks) for pace in paces]
+    least = [pace.blocks_least(block_size) for pace in paces]
+    spare = sum(most) - blocks
+    shortfall = _SHORTFALL_MAX
+    while sum(min(shortfall, upper - lower) for upper, lower in zip(most, least, strict=True)) < spare:
+        shortfall *= 2  # Else no share would be left to choose.
+    # ends[b]: (subtrees, squares, bounds) for the pipelines so far, which take the blocks before b.
+    ends: _Ends = {0: (0, 0, (0,))}
+    latest = 0
+    for pace, upper, lower in zip(paces, most, least, strict=True):
+        latest += upper
+        takes = range(max(lower, upper - min(shortfall, spare)), upper + 1)
+        stops = range(latest - spare, min(latest, blocks) + 1)  # Others would leave too many blocks, or too few.
+        ends = _extend(ends, pace, takes, stops=stops, batch=(blocks, block_size))
+    bounds = ends[blocks][2]
+    return tuple(Span(start, stop) for start, stop in pairwise(bounds))
+
+
+def subtrees(start: int, stop: int, leaves: int) -> int:
+    """Partial sums that the leaves [start, stop) combine into.
+
+    The fixed tree's node k levels up covers the leaves [i * 2**k, (i + 1) * 2**k); a level's last one may be short.
+    """
+    count = 0
+    while start < stop:
+        size = start & -start or 1 << leaves.bit_length()
+        while start + size > stop and stop != leaves:
+            size //= 2
+        start += size
+        count += 1
+    return count
+
+
+def _extend(ends: _Ends, pace: Pace, takes: range, *, stops: range, batch: tuple[int, int]) -> _Ends:
+    """`ends` with one more pipeline that takes as many blocks as `takes` allows and ends within `stops`."""
+    blocks, block_size = batch
+    squares_of = {take: pace.time(take, block_size) ** 2 for take in takes}
+    grown: _Ends = {}
+    for start, (sums, squares, bounds) in ends.items():
+        for take in takes:
+            stop = start + take
+            if stop not in stops:
+                continue
+            rank = (sums + subtrees(start, stop, blocks), squares + squares_of[take])
+            if stop not in grown or (*rank, (*bounds, stop)) < grown[stop]:
+                grown[stop] = (*rank, (*bounds, stop))
+    return grown

@@ -1,0 +1,1 @@
+"""What the pure rooms and shells expect of the outside world."""

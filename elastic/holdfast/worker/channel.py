@@ -1,0 +1,50 @@
+"""The worker's end of the socket to its agent: frames in and out, and the thread that reads them.
+
+The reader runs beside the training thread so that an abort reaches a worker that is blocked in a collective.
+"""
+
+import queue
+import socket
+import threading
+from collections.abc import Callable
+
+from holdfast.model.messages import Exit, FromWorker, Start, Stop, ToWorker
+from holdfast.model.wire import FRAME_HEAD, decode_message, encode_message, frame
+
+_KINDS: dict[str, type[ToWorker]] = {kind.__name__: kind for kind in (Stop, Start, Exit)}
+
+
+class Channel:
+    """Messages arrive in order in `inbox`; Stop and Exit are shown to `on_urgent` first, on the reader's thread."""
+
+    def __init__(self, connection: socket.socket, on_urgent: Callable[[Stop | Exit], None]) -> None:
+        self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._connection = connection
+        self._on_urgent = on_urgent
+        self._write_lock = threading.Lock()
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="agent-channel", daemon=True).start()
+
+    def send(self, message: FromWorker) -> None:
+        data = frame(encode_message(message))
+        with self._write_lock:
+            self._connection.sendall(data)
+
+    def _read(self) -> None:
+        stream = self._connection.makefile("rb")
+        while True:
+            try:
+                head = stream.read(FRAME_HEAD.size)
+                if len(head) < FRAME_HEAD.size:
+                    break
+                message = decode_message(_KINDS, stream.read(FRAME_HEAD.unpack(head)[0]))
+            except OSError:
+                break
+            self._deliver(message)
+        self._deliver(Exit(reason="the agent is gone"))
+
+    def _deliver(self, message: ToWorker) -> None:
+        if not isinstance(message, Start):
+            self._on_urgent(message)
+        self.inbox.put(message)

@@ -1,0 +1,86 @@
+"""The commit of one step: every rank votes with what the others must know, and only then applies its optimizer.
+
+The vote is one sum over all ranks. A sum in which every entry has a single contributor is exact, so all ranks get
+the same bits: the squared gradient norm of each layer, the loss of each microbatch, the wishes to stop.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from holdfast.model.plan import Plan
+from holdfast.model.records import Commit
+from holdfast.program import Program
+from holdfast.worker.comm import Comm
+from holdfast.worker.layers import HeldLayer
+from holdfast.worker.reduce import WORLD, tie_groups
+
+
+class Vote:
+    """Builds, casts and reads the vote of one rank."""
+
+    def __init__(self, comm: Comm, program: Program, plan: Plan, rank: int, device: torch.device) -> None:
+        self._comm, self._program, self._device = comm, program, device
+        self._layers = len(program.layers)
+        self._mine = [layer for layer in range(self._layers) if plan.holders(layer)[0] == rank]
+        self._shared_elsewhere = {path for group in tie_groups(program) for path in group[1:]}
+
+    def cast(
+        self, held: Mapping[int, HeldLayer], losses: Mapping[int, Tensor], stop: bool
+    ) -> tuple[bool, float | None, float]:
+        """One all-reduce over the world: (does anyone want to stop, gradient norm if clipped, mean loss).
+
+        `losses`: of the microbatches whose loss this rank computed. Once this returns, every rank has voted: the
+        step is committed. Raises: CommunicationError: the result is unknown.
+        """
+        ballot = torch.zeros(1 + self._layers + self._program.microbatches, dtype=torch.float64)
+        ballot[0] = float(stop)
+        if self._program.clip_grad_norm is not None and held:
+            for layer in self._mine:
+                ballot[1 + layer] = self._squared_norm(held[layer])
+        for microbatch, loss in losses.items():
+            ballot[1 + self._layers + microbatch] = loss.double()
+        ballot = ballot.to(self._device)
+        self._comm.all_reduce(WORLD, ballot)
+        values: list[float] = ballot.tolist()
+        norm = None
+        if self._program.clip_grad_norm is not None:
+            norm = math.sqrt(math.fsum(values[1 : 1 + self._layers]))
+        return values[0] > 0, norm, mean(values[1 + self._layers :])
+
+    def _squared_norm(self, layer: HeldLayer) -> float:
+        total = 0.0
+        for name, parameter in layer.trained.items():
+            if parameter.grad is not None and f"{layer.name}.{name}" not in self._shared_elsewhere:
+                wide = torch.promote_types(parameter.grad.dtype, torch.float32)
+                total += float(torch.linalg.vector_norm(parameter.grad, dtype=wide)) ** 2
+        return total
+
+
+def mean(values: Sequence[float]) -> float:
+    """Exact sum, so that no order matters; nan and infinities pass through."""
+    if all(map(math.isfinite, values)):
+        return math.fsum(values) / len(values)
+    return sum(values) / len(values)
+
+
+def apply_step(program: Program, held: Mapping[int, HeldLayer], commit: Commit) -> None:
+    """Clip, set the rate, step every layer's optimizer. Local: what it needs of others is in `commit`."""
+    factor = 1.0 if program.lr_schedule is None else float(program.lr_schedule(commit.step - 1))
+    limit = program.clip_grad_norm
+    if limit is not None and commit.grad_norm is not None:
+        scale = limit / (commit.grad_norm + 1e-6)
+        if scale < 1.0:
+            for layer in held.values():
+                for parameter in layer.trained.values():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(scale)
+    for layer in held.values():
+        layer.apply(factor)
+
+
+def make_commit(step: int, loss: float, grad_norm: float | None) -> Commit:
+    return Commit(step=step, loss=loss, grad_norm=grad_norm, time_s=time.time())

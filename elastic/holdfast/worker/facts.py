@@ -1,0 +1,209 @@
+"""Does a Program hold together, and how large is each layer? Answered on the meta device, without memory or compute.
+
+Run before anything starts, so that a wrong Program is refused with a message that names the layer at fault.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from holdfast.errors import HoldfastError, ProgramError
+from holdfast.model.facts import ActivationSpec, LayerFacts, ParameterFacts, ProgramFacts, TensorSpec
+from holdfast.program import Layer, Program, split_parameter
+from holdfast.worker.data import Activation, apply_layer, collate
+
+
+def inspect(program: Program) -> ProgramFacts:
+    """Build each layer on the meta device and run one meta microbatch through all of them and the loss.
+
+    Raises:
+        ProgramError: the dataset is too short or its samples differ, a layer cannot be built or does not fit the
+            one before it, the loss does not accept the output or is no scalar, nothing can be trained, tied parameters
+            differ, or the optimizer cannot be built.
+    """
+    inputs, target, size = _first_microbatch(program)
+    activation: Activation = inputs if len(inputs) > 1 else inputs[0]
+    source = "the dataset"
+    layers: list[LayerFacts] = []
+    for layer in program.layers:
+        facts, activation = _run_layer(layer, activation, source)
+        layers.append(facts)
+        source = f"layer {layer.name!r}"
+    if not any(parameter.spec.requires_grad for layer in layers for parameter in layer.parameters):
+        raise ProgramError("layers: no parameter of any layer requires a gradient, so there is nothing to train")
+    _check_loss(program, activation, target, source)
+    _check_ties(program, layers)
+    _check_optimizer(program)
+    return ProgramFacts(
+        layers=tuple(layers), target=_describe(target), microbatches=program.microbatches, dataset_size=size
+    )
+
+
+def build_on_meta(layer: Layer) -> nn.Module:
+    """The layer's module, with shapes and no storage.
+
+    Raises:
+        ProgramError: the factory raised, or made something else than a module.
+    """
+    try:
+        with torch.device("meta"):
+            module: Any = layer.build()
+    except Exception as error:  # a factory is the user's code and may raise anything
+        raise ProgramError(
+            f"layer {layer.name!r}: its factory raised {type(error).__name__} on the meta device, where tensors have "
+            f"shapes and no values: {error}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        made = type(module).__name__
+        raise ProgramError(f"layer {layer.name!r}: its factory returned {made}; should be an nn.Module")
+    # Buffers made from arrays escape the context above.
+    return module.to("meta")
+
+
+def _first_microbatch(program: Program) -> tuple[tuple[Tensor, ...], Activation, int]:
+    try:
+        size = len(program.dataset)
+        if size < program.global_batch:
+            raise ProgramError(
+                f"dataset: it has {size} samples, fewer than one global batch of {program.global_batch}; "
+                "use a longer dataset or a smaller global_batch"
+            )
+        # The last sample is compared too, since that is where ragged data shows most often.
+        collate(program.dataset, [0, size - 1])
+        inputs, target = collate(program.dataset, range(program.microbatch))
+    except HoldfastError:
+        raise
+    except Exception as error:  # a dataset is the user's code and may raise anything
+        raise ProgramError(f"dataset: reading its samples raised {type(error).__name__}: {error}") from error
+    on_meta = tuple(tensor.to("meta") for tensor in inputs)
+    if isinstance(target, tuple):
+        return on_meta, tuple(tensor.to("meta") for tensor in target), size
+    return on_meta, target.to("meta"), size
+
+
+def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[LayerFacts, Activation]:
+    module = build_on_meta(layer)
+    _check_factory(layer, module)
+    given = _describe(activation)
+    with FlopCounterMode(display=False) as counter:
+        try:
+            output: Any = apply_layer(module, activation)
+        except Exception as error:  # a module is the user's code and may raise anything
+            raise ProgramError(
+                f"layer {layer.name!r} does not accept what {source} made, {given}: {type(error).__name__}: {error}"
+            ) from error
+    _check_output(layer, output)
+    facts = LayerFacts(
+        name=layer.name,
+        parameters=tuple(
+            ParameterFacts(name=name, spec=_describe_tensor(parameter)) for name, parameter in module.named_parameters()
+        ),
+        buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in module.buffers()),
+        input=given,
+        output=_describe(output),
+        flops=counter.get_total_flops(),
+        cost=float(max(counter.get_total_flops(), 1)),
+    )
+    trainable = [parameter.name for parameter in facts.parameters if parameter.spec.requires_grad]
+    if trainable and not any(tensor.requires_grad for tensor in facts.output.tensors):
+        raise ProgramError(
+            f"layer {layer.name!r}: it has trainable parameters ({trainable[0]}, ...) but its output, {facts.output}, "
+            "carries no gradient, so it could never learn; return a floating-point tensor that depends on them"
+        )
+    return facts, output
+
+
+def _check_factory(layer: Layer, module: nn.Module) -> None:
+    """A layer is built anew wherever it is placed, so its factory must make the same thing each time."""
+    again = build_on_meta(layer)
+    if again is module or any(a is b for a, b in zip(module.parameters(), again.parameters(), strict=False)):
+        raise ProgramError(
+            f"layer {layer.name!r}: its factory returned the same parameters twice; "
+            "should build a new module at each call (to share a parameter between layers, use Tied)"
+        )
+    first, second = (
+        {name: str(_describe_tensor(parameter)) for name, parameter in built.named_parameters()}
+        for built in (module, again)
+    )
+    if first != second:
+        odd = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+        raise ProgramError(
+            f"layer {layer.name!r}: two calls of its factory made different parameters ({', '.join(odd[:6])}); "
+            "should make the same names, shapes and dtypes at each call"
+        )
+
+
+def _check_output(layer: Layer, output: object) -> None:
+    parts = output if isinstance(output, tuple) else (output,)
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        shown = type(output).__name__
+        if isinstance(output, tuple):
+            shown = f"a tuple of ({', '.join(type(part).__name__ for part in output)})"
+        raise ProgramError(f"layer {layer.name!r}: its output is {shown}; should be a tensor or a tuple of tensors")
+
+
+def _check_loss(program: Program, output: Activation, target: Activation, source: str) -> None:
+    try:
+        loss: Any = program.loss(output, target)
+    except Exception as error:  # the loss is the user's code and may raise anything
+        raise ProgramError(
+            f"loss: it does not accept the output of {source}, {_describe(output)}, with the dataset's target, "
+            f"{_describe(target)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        shown = _describe_tensor(loss) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ProgramError(f"loss: it returned {shown}; should be a scalar, the mean over the microbatch")
+    if not loss.requires_grad:
+        raise ProgramError("loss: no gradient flows from it to the layers' output, so nothing could be trained")
+
+
+def _check_ties(program: Program, layers: list[LayerFacts]) -> None:
+    known = {layer.name: {parameter.name: parameter.spec for parameter in layer.parameters} for layer in layers}
+    for index, tie in enumerate(program.tied):
+        specs = []
+        for side, path in (("a", tie.a), ("b", tie.b)):
+            layer, name = split_parameter(path)
+            if name not in known[layer]:
+                raise ProgramError(
+                    f"tied[{index}].{side}: layer {layer!r} has no parameter {name!r}; "
+                    f"it has {', '.join(known[layer]) or 'none'}"
+                )
+            specs.append(known[layer][name])
+        if specs[0] != specs[1]:
+            raise ProgramError(
+                f"tied[{index}]: {tie.a} is {_long(specs[0])} and {tie.b} is {_long(specs[1])}; "
+                "tied parameters should have the same shape and dtype, and train alike"
+            )
+
+
+def _check_optimizer(program: Program) -> None:
+    # Real parameters of no size to speak of: on the meta device, fused optimizers refuse to be built.
+    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    try:
+        optimizer: Any = program.optimizer(parameters)
+        factor: Any = program.lr_schedule(0) if program.lr_schedule is not None else 1.0
+    except Exception as error:  # both are the user's code and may raise anything
+        raise ProgramError(
+            f"optimizer or lr_schedule: raised {type(error).__name__} for a matrix and a vector at step 0: {error}"
+        ) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ProgramError(f"optimizer: it returned {type(optimizer).__name__}; should be a torch.optim.Optimizer")
+    if not isinstance(factor, int | float):
+        raise ProgramError(f"lr_schedule: it returned {factor!r} for step 0; should be a number")
+
+
+def _describe(activation: Activation) -> ActivationSpec:
+    parts = activation if isinstance(activation, tuple) else (activation,)
+    return ActivationSpec(tensors=tuple(map(_describe_tensor, parts)), is_tuple=isinstance(activation, tuple))
+
+
+def _describe_tensor(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(
+        shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."), requires_grad=tensor.requires_grad
+    )
+
+
+def _long(spec: TensorSpec) -> str:
+    return f"{spec}{'' if spec.requires_grad else ' (frozen)'}"

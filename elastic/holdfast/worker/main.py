@@ -1,0 +1,161 @@
+"""The worker process: gets warm, then does what its agent says, one generation after another.
+
+Two threads: this one trains; the channel's reader sets flags and aborts communication. The reader never touches
+holdings, so what is held is always whole.
+"""
+
+import logging
+import os
+import socket
+import threading
+import traceback
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from holdfast.errors import CommunicationError, HoldfastError
+from holdfast.model.heartbeat import Phase
+from holdfast.model.ids import WorkerId
+from holdfast.model.messages import Broken, Exit, Failed, Parked, Ready, Start, Stop, WorkerOrder
+from holdfast.program import load_program
+from holdfast.spec import JobSpec
+from holdfast.worker.channel import Channel
+from holdfast.worker.comm import Comm
+from holdfast.worker.facts import inspect
+from holdfast.worker.generation import GenerationRun
+from holdfast.worker.process_groups import Backend, make_backend
+from holdfast.worker.pulse import Pulse
+from holdfast.worker.state import Holdings, Setting
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs in the worker process; `serve` returns when the process should end."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(order.socket_path)
+        self._order = order
+        self._id = WorkerId(uuid.uuid4().hex[:12])
+        self._lock = threading.Lock()  # over the two fields below, shared with the reader
+        self._comm: Comm | None = None
+        self._newest_stop = 0
+        self._channel = Channel(connection, self._on_urgent)
+        self._holdings = Holdings()
+
+    def serve(self) -> None:
+        self._channel.start()
+        try:
+            setting, store = self._warm_up()
+        except Exception as error:  # user code runs here; the job ends with its traceback
+            self._report_failure(error, step=0, where="start-up")
+            return
+        backend = make_backend(setting.device, setting.host)
+        address = f"{setting.host}:{store.port}"
+        self._channel.send(Ready(slot=setting.slot, worker=self._id, pid=os.getpid(), address=address))
+        while True:
+            setting.pulse.beat(Phase.IDLE)
+            message = self._channel.inbox.get()
+            match message:
+                case Exit():
+                    return
+                case Stop():
+                    inventory = self._holdings.inventory(setting.slot, self._id)
+                    self._channel.send(Parked(generation=message.generation, inventory=inventory))
+                case Start():
+                    if not self._run(setting, backend, message):
+                        return
+
+    def _run(self, setting: Setting, backend: Backend, message: Start) -> bool:
+        """One generation; False if the worker must not go on."""
+        number = message.start.generation
+        host, port = _store_address(message)
+        comm = Comm(backend, host, port, number)
+        with self._lock:
+            if self._newest_stop > number:
+                return True  # over before it began; the Stop is next in the inbox
+            self._comm = comm
+        run = GenerationRun(
+            setting, self._holdings, message, comm, self._channel.send, lambda: self._newest_stop > number
+        )
+        try:
+            run.run()
+        except CommunicationError as error:
+            log.info("generation.broken", extra={"generation": number, "detail": str(error)})
+            self._channel.send(Broken(generation=number, detail=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # the user's code, or ours: either way the job cannot go on
+            step = self._holdings.version.step if self._holdings.version else 0
+            self._report_failure(error, step=step, where="training")
+            return self._wait_for_exit()
+        finally:
+            with self._lock:
+                self._comm = None
+            comm.close()
+        return True
+
+    def _wait_for_exit(self) -> bool:
+        """After a failure: keep connections to the agent, answer nothing, until told to go."""
+        while not isinstance(self._channel.inbox.get(), Exit):
+            pass
+        return False
+
+    def _on_urgent(self, message: Stop | Exit) -> None:
+        """On the reader's thread."""
+        if isinstance(message, Exit):
+            log.info("worker.exit", extra={"reason": message.reason})
+            os._exit(0)
+        with self._lock:
+            self._newest_stop = max(self._newest_stop, message.generation)
+            comm = self._comm
+        if message.abort and comm is not None:
+            comm.abort()
+
+    def _warm_up(self) -> tuple[Setting, dist.TCPStore]:
+        order = self._order
+        spec = JobSpec.model_validate(order.job.spec)
+        device = _choose_device(spec.device, order.slot.index)
+        program = load_program(spec.program.entry, dict(spec.program.params), Path(order.job.base))
+        facts = inspect(program)
+        torch.zeros(1, device=device)  # a device that does not work shows it now, not in a generation
+        store = dist.TCPStore(
+            order.host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=spec.timeouts.start_s)
+        )
+        setting = Setting(
+            slot=order.slot,
+            worker=self._id,
+            program=program,
+            facts=facts,
+            spec=spec,
+            device=device,
+            host=order.host,
+            out=order.job.out,
+            pulse=Pulse(Path(order.pulse_path)),
+        )
+        return setting, store
+
+    def _report_failure(self, error: Exception, *, step: int, where: str) -> None:
+        text = "".join(traceback.format_exception(error))
+        log.error("worker.failed", extra={"step": step, "where": where, "traceback": text})
+        where = str(error).splitlines()[0] if isinstance(error, HoldfastError) else where
+        self._channel.send(Failed(step=step, where=where, traceback=text))
+
+
+def _store_address(message: Start) -> tuple[str, int]:
+    """The c10d store of a generation is served by its first rank, or by the first sender where nobody trains."""
+    plan, transfers = message.start.plan, message.start.transfers
+    slot = plan.slots[0] if plan is not None else transfers[0].source if transfers else None
+    address = next((m.address for m in message.generation.members if m.slot == slot), "none:0")
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _choose_device(wanted: str, index: int) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", index % max(1, torch.cuda.device_count()))
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,121 @@
+"""Process groups of one backend: how to make one and how to end what blocks in it. gloo and NCCL behind one face.
+
+gloo in torch 2.13 cannot abort: the group's connected sockets are shut down instead, which ends a blocked
+operation within a millisecond. Listening sockets are left alone (shutting one down aborts the process).
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Message = tuple[int, Tensor]  # (peer's rank in the group, contiguous tensor)
+
+
+class Backend(Protocol):
+    """Makes process groups; used from the thread that forms groups and from the one that aborts."""
+
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
+        """Form one group; blocks until every rank of it has called. The timeout is of each operation, too."""
+        ...
+
+    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        """Send and receive all messages, in order between any two ranks; blocks until all are done."""
+        ...
+
+    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+        """End whatever blocks in `groups`. `sockets`: inodes of the sockets opened while they were formed."""
+        ...
+
+
+class GlooBackend:
+    """CPU tensors over TCP."""
+
+    def __init__(self, host: str) -> None:
+        self._device = dist.ProcessGroupGloo.create_device(hostname=host, lazy_init=False)
+
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
+        options = dist.ProcessGroupGloo._Options()
+        options._timeout = timeout
+        options._devices = [self._device]
+        return dist.ProcessGroupGloo(store, rank, size, options)
+
+    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        works = [group.recv([tensor], peer, 0) for peer, tensor in receives]
+        works += [group.send([tensor], peer, 0) for peer, tensor in sends]
+        for work in works:
+            work.wait()
+
+    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+        for fd, inode in open_sockets().items():
+            if inode in sockets:
+                _shut_down_if_connected(fd)
+
+
+class NcclBackend:
+    """CUDA tensors; one communicator a group, aborted by NCCL itself."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = timeout
+        group = dist.ProcessGroupNCCL(store, rank, size, options)
+        if size > 1:
+            # The communicator is made lazily; making it here keeps its cost and its failures in the forming phase.
+            group.allreduce([torch.zeros(1, device=self._device)]).wait()
+        return group
+
+    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        if not sends and not receives:
+            return
+        group._group_start()
+        works = [group.recv([tensor], peer, 0) for peer, tensor in receives]
+        works += [group.send([tensor], peer, 0) for peer, tensor in sends]
+        group._group_end()
+        for work in works:
+            work.wait()
+        torch.cuda.current_stream(self._device).synchronize()
+
+    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+        for group in groups:
+            group.abort()
+        for fd, inode in open_sockets().items():
+            if inode in sockets:
+                _shut_down_if_connected(fd)
+
+
+def make_backend(device: torch.device, host: str) -> Backend:
+    return NcclBackend(device) if device.type == "cuda" else GlooBackend(host)
+
+
+def open_sockets() -> dict[int, int]:
+    """Inode of every socket this process has open, by descriptor."""
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # closed since it was listed
+        if target.startswith("socket:["):
+            found[int(name)] = int(target[8:-1])
+    return found
+
+
+def _shut_down_if_connected(fd: int) -> None:
+    try:
+        duplicate = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return  # closed since it was listed
+    with duplicate:
+        try:
+            duplicate.getpeername()
+            duplicate.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # listening, or already down

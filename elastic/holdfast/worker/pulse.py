@@ -1,0 +1,24 @@
+"""Writes the heartbeat of this worker."""
+
+import mmap
+from pathlib import Path
+
+from holdfast.model import heartbeat
+from holdfast.model.heartbeat import Beat, Phase
+
+
+class Pulse:
+    """One shared page of a file that the agent made. About a microsecond a beat."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._page: mmap.mmap | None = None
+        if path is not None:
+            with path.open("r+b") as file:
+                self._page = mmap.mmap(file.fileno(), heartbeat.SIZE)
+        self._count = 0
+        self.step = 0
+
+    def beat(self, phase: Phase) -> None:
+        self._count += 1
+        if self._page is not None:
+            self._page[: heartbeat.SIZE] = heartbeat.pack(Beat(self._count, phase, self.step))

@@ -1,0 +1,150 @@
+"""One pipeline stage: its layers as a module, and torch's PipelineStage around it.
+
+Everything random in a layer's forward derives from (seed, step, microbatch, layer), never from rank or layout.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+
+from holdfast.errors import UserCodeError
+from holdfast.model.facts import ActivationSpec
+from holdfast.model.heartbeat import Phase
+from holdfast.model.plan import Span
+from holdfast.program import Program
+from holdfast.worker.data import Activation
+from holdfast.worker.layers import HeldLayer
+from holdfast.worker.pulse import Pulse
+from holdfast.worker.sampling import derive_seed
+
+
+class LayerClock:
+    """Seconds of forward and backward a microbatch of each layer, as an exponential mean of what was seen."""
+
+    def __init__(self) -> None:
+        self.mean_s: dict[int, float] = {}
+        self._forward_s: dict[int, float] = {}
+        self._mark = 0.0
+
+    def forward(self, layer: int, seconds: float) -> None:
+        self._forward_s[layer] = seconds
+
+    def start_backward(self) -> None:
+        self._mark = time.perf_counter()
+
+    def backward(self, layer: int) -> None:
+        """The backward of `layer` just ended; the layers after it have marked theirs already."""
+        now = time.perf_counter()
+        seconds = now - self._mark + self._forward_s.get(layer, 0.0)
+        self._mark = now
+        known = self.mean_s.get(layer)
+        self.mean_s[layer] = seconds if known is None else 0.8 * known + 0.2 * seconds
+
+
+class StageModule(nn.Module):
+    """The layers of a stage, one after another.
+
+    `microbatch` and `step` are set before each forward; `current` names the layer being computed, for errors.
+    """
+
+    def __init__(self, program: Program, layers: list[HeldLayer], first_input: ActivationSpec, pulse: Pulse) -> None:
+        super().__init__()
+        self._program = program
+        self._layers = layers
+        self._takes_tuple = first_input.is_tuple
+        self._pulse = pulse
+        self.inner = nn.ModuleList(layer.module for layer in layers)
+        self.clock = LayerClock()
+        self.step = 0
+        self.microbatch = 0
+        self.current = layers[0].name
+        self._seed_prefix = (program.seed, "forward")
+
+    def forward(self, *args: Tensor) -> Activation:
+        activation: Activation = args if self._takes_tuple else args[0]
+        for layer in self._layers:
+            self.current = layer.name
+            self._pulse.beat(Phase.COMPUTE)
+            torch.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
+            begun = time.perf_counter()
+            try:
+                activation = layer.module(*activation) if isinstance(activation, tuple) else layer.module(activation)
+            except Exception as error:  # the user's module: whatever it raises ends the job with its traceback
+                raise UserCodeError(f"forward of layer {layer.name!r} failed: {error}") from error
+            self.clock.forward(layer.index, time.perf_counter() - begun)
+            self._watch_backward(layer, activation)
+        return activation
+
+    def _watch_backward(self, layer: HeldLayer, activation: Activation) -> None:
+        """When the gradient of a layer's output is known, the backward of the layers after it is over."""
+        outputs = activation if isinstance(activation, tuple) else (activation,)
+        output = next((tensor for tensor in outputs if tensor.requires_grad), None)
+        if output is None:
+            return
+
+        def begin_backward(_: Tensor) -> None:
+            self._pulse.beat(Phase.COMPUTE)
+            if layer is not self._layers[-1]:
+                self.clock.backward(layer.index + 1)
+            self.current = layer.name
+
+        output.register_hook(begin_backward)
+
+
+class HoldfastStage(PipelineStage):
+    """A PipelineStage that counts global microbatches, closes blocks, and tells user code from communication."""
+
+    def __init__(
+        self,
+        module: StageModule,
+        *,
+        index: int,
+        count: int,
+        device: torch.device,
+        inputs: ActivationSpec,
+        outputs: ActivationSpec,
+        microbatches: Span,
+        on_backward: Callable[[int], None],
+    ) -> None:
+        """`on_backward(microbatch)` is called when the gradients of that (global) microbatch are in place."""
+        super().__init__(
+            module,
+            index,
+            count,
+            device,
+            input_args=_placeholders(inputs),
+            output_args=_placeholders(outputs),
+        )
+        self._module = module
+        self._microbatches = microbatches
+        self._on_backward = on_backward
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        self._module.microbatch = self._microbatches.start + fwd_chunk_id
+        return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+
+    def backward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+        self._module.clock.start_backward()
+        try:
+            return super().backward_maybe_with_nosync(*args, **kwargs)
+        except Exception as error:  # backward runs user code and no communication
+            raise UserCodeError(f"backward of layer {self._module.current!r} failed: {error}") from error
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+        self._module.clock.backward(self._module._layers[0].index)
+        self._on_backward(self._microbatches.start + bwd_chunk_id)
+
+
+def _placeholders(spec: ActivationSpec) -> tuple[Tensor, ...]:
+    """Meta tensors of the shapes that cross a stage's edge: with them torch exchanges no (pickled) metadata."""
+    return tuple(
+        torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype), device="meta").requires_grad_(
+            tensor.requires_grad
+        )
+        for tensor in spec.tensors
+    )

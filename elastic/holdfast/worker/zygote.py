@@ -1,0 +1,112 @@
+"""A process per node that has torch imported and no device touched, from which workers are forked in milliseconds.
+
+Spoken to over the socket given as --fd: one JSON line a request, one JSON line an event.
+    an encoded WorkerOrder              ->  {"spawned": pid, "slot": index}
+    (a child ends)                      ->  {"exited": pid, "status": exit code, negative for a signal}
+It ends, and its workers with it, when the socket closes.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+import torch
+import torch._dynamo  # noqa: F401  imported here once, so that no fork has to: it takes most of a second
+import torch.distributed.pipelining  # noqa: F401
+
+from holdfast.model.messages import WorkerOrder
+from holdfast.model.wire import decode
+from holdfast.telemetry.logs import set_up_logging
+from holdfast.worker.main import Worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Linux: get SIGKILL when the parent ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Zygote:
+    """The fork server: one thread, no torch operation before a fork."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._stream = connection.makefile("rwb")
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._connection, selectors.EVENT_READ)
+        selector.register(self._wake_read, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fd == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                    self._reap()
+                else:
+                    line = self._stream.readline()
+                    if not line:
+                        return
+                    self._fork(decode(WorkerOrder, line.rstrip(b"\n")))
+
+    def _fork(self, order: WorkerOrder) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(order)
+        self._tell({"spawned": pid, "slot": order.slot.index})
+
+    def _become_worker(self, order: WorkerOrder) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            die_with_parent()
+            self._connection.close()
+            torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+            Worker(order).serve()
+            status = 0
+        finally:
+            # Not sys.exit: the zygote's exit handlers and buffers are not the worker's to run.
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _tell(self, event: dict[str, int]) -> None:
+        self._stream.write(json.dumps(event).encode() + b"\n")
+        self._stream.flush()
+
+
+def main() -> None:
+    """Entry point of `python -m holdfast.worker.zygote`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    arguments = parser.parse_args()
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_up_logging(node=arguments.node)
+    Zygote(socket.socket(fileno=arguments.fd)).serve()
+
+
+if __name__ == "__main__":
+    main()

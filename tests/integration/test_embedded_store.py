@@ -1,0 +1,465 @@
+"""The embedded store when connections break, servers stop and strangers call: nothing lost, nothing twice."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+import pytest_asyncio
+
+from holdfast.errors import CompactedError, LeaseExpiredError, StoreError, StoreUnavailableError
+from holdfast.ports.store import Compare, Put, WatchEvent
+from holdfast.stores import memory
+from holdfast.stores.embedded import EmbeddedServer, EmbeddedStore
+from holdfast.stores.keyspace import Keyspace
+from holdfast.stores.memory import MemoryStore
+from holdfast.stores.wire import FRAME_BYTES_MAX, encode_frame, prove, read_frame
+
+pytestmark = pytest.mark.asyncio
+
+WITHIN_S = 20.0
+
+
+class Link:
+    """A TCP proxy in front of a server, whose replies can be lost and whose connections can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._loses_replies = False
+        self._lost_reply = asyncio.Event()
+
+    async def start(self) -> int:
+        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    def lose_replies(self) -> None:
+        """From now on: requests arrive, and nothing comes back."""
+        self._loses_replies = True
+        self._lost_reply.clear()
+
+    async def lost_reply(self) -> None:
+        await asyncio.wait_for(self._lost_reply.wait(), WITHIN_S)
+
+    def heal(self) -> None:
+        self._loses_replies = False
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def close(self) -> None:
+        self._listener.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers += [writer, server_writer]
+        await asyncio.gather(self._pump(reader, server_writer), self._pump(server_reader, writer, replies=True))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if replies and self._loses_replies:
+                    self._lost_reply.set()
+                else:
+                    writer.write(data)
+        writer.close()
+
+
+@pytest_asyncio.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture
+async def server(stack: AsyncExitStack) -> EmbeddedServer:
+    server = EmbeddedServer()
+    await server.start()
+    stack.push_async_callback(server.close)
+    return server
+
+
+@pytest_asyncio.fixture
+async def store(stack: AsyncExitStack, server: EmbeddedServer) -> EmbeddedStore:
+    return client_of(stack, server.port)
+
+
+@pytest_asyncio.fixture
+async def link(stack: AsyncExitStack, server: EmbeddedServer) -> Link:
+    link = Link(server.port)
+    stack.push_async_callback(link.close)
+    return link
+
+
+def client_of(stack: AsyncExitStack, port: int, **settings: float) -> EmbeddedStore:
+    store = EmbeddedStore("127.0.0.1", port, **settings)  # type: ignore[arg-type]
+    stack.push_async_callback(store.close)
+    return store
+
+
+async def next_of(watch: AsyncIterator[tuple[WatchEvent, ...]]) -> tuple[WatchEvent, ...]:
+    return await asyncio.wait_for(anext(watch), WITHIN_S)
+
+
+async def increment(store: EmbeddedStore, key: str) -> None:
+    """By compare-and-swap, as often as it takes."""
+    while True:
+        kv = await store.get(key)
+        seen = Compare(key=key, mod_revision=kv.mod_revision if kv else 0)
+        value = str(int(kv.value) + 1 if kv else 1).encode()
+        if (await store.transact([seen], [Put(key=key, value=value)])).succeeded:
+            return
+
+
+async def test_a_thousand_increments_by_ten_clients_lose_none(stack: AsyncExitStack, server: EmbeddedServer) -> None:
+    async def work(store: EmbeddedStore) -> None:
+        for _ in range(100):
+            await increment(store, "n")
+
+    await asyncio.gather(*(work(client_of(stack, server.port)) for _ in range(10)))
+    kv = await client_of(stack, server.port).get("n")
+    assert kv is not None
+    assert (kv.value, kv.version) == (b"1000", 1000)
+
+
+async def test_increments_are_neither_lost_nor_repeated_while_connections_break(
+    stack: AsyncExitStack, server: EmbeddedServer, link: Link
+) -> None:
+    port = await link.start()
+    workers = [client_of(stack, port, timeout_s=WITHIN_S) for _ in range(4)]
+
+    async def work(store: EmbeddedStore) -> None:
+        for _ in range(50):
+            await increment(store, "n")
+
+    cuts = 0
+
+    async def disturb() -> None:
+        nonlocal cuts
+        while True:
+            link.lose_replies()
+            await link.lost_reply()
+            link.heal()
+            link.cut()
+            cuts += 1
+            await asyncio.sleep(0.02)
+
+    disturbing = asyncio.create_task(disturb())
+    await asyncio.gather(*map(work, workers))
+    disturbing.cancel()
+    kv = await client_of(stack, server.port).get("n")
+    assert kv is not None
+    assert (kv.value, kv.version) == (b"200", 200)
+    assert cuts > 1
+
+
+async def test_a_write_whose_reply_was_lost_is_applied_once(
+    stack: AsyncExitStack, store: EmbeddedStore, link: Link
+) -> None:
+    far = client_of(stack, await link.start())
+    await far.get("x")
+    writes: list[Callable[[], Awaitable[object]]] = [
+        lambda: far.put("a", b"1"),
+        lambda: far.transact([Compare(key="b", exists=False)], [Put(key="b", value=b"1")]),
+        lambda: far.delete("x"),
+        lambda: far.grant(60),
+    ]
+    start = await store.put("x", b"")
+    answers = []
+    for write in writes:
+        link.lose_replies()
+        writing = asyncio.ensure_future(write())
+        await link.lost_reply()
+        link.heal()
+        link.cut()
+        answers.append(await writing)
+    put, transact, deleted, lease = answers
+    assert (put, deleted, lease) == (start + 1, True, 1)
+    assert getattr(transact, "succeeded", None) is True
+    assert (await store.get_prefix("")).revision == start + 3
+
+
+async def test_a_watch_misses_and_repeats_nothing_while_connections_break(
+    stack: AsyncExitStack, store: EmbeddedStore, link: Link
+) -> None:
+    far = client_of(stack, await link.start())
+    start = await store.put("a", b"")
+    watch = far.watch("a", start + 1)
+
+    async def write() -> list[int]:
+        written = []
+        for number in range(300):
+            written.append(await store.put("a", str(number).encode()))
+            if number % 20 == 0:
+                link.cut()
+                await asyncio.sleep(0.005)
+        return written
+
+    writing = asyncio.create_task(write())
+    seen = [(await next_of(watch))[0].revision for _ in range(300)]
+    assert seen == await writing
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(watch), 0.05)
+
+
+async def test_a_quiet_watch_is_not_overtaken_by_compaction(stack: AsyncExitStack) -> None:
+    server = EmbeddedServer(keyspace=Keyspace(history_revisions_max=10))
+    await server.start()
+    stack.push_async_callback(server.close)
+    store = client_of(stack, server.port)
+    watch = store.watch("quiet", await store.put("busy", b"") + 1)
+    waiting = asyncio.create_task(next_of(watch))
+    for _ in range(100):
+        await store.put("busy", b"")
+    await store.put("quiet", b"here")
+    assert (await waiting)[0].kv.value == b"here"
+
+
+async def test_a_watch_cut_off_for_longer_than_history_says_so(stack: AsyncExitStack) -> None:
+    server = EmbeddedServer(keyspace=Keyspace(history_revisions_max=10))
+    await server.start()
+    stack.push_async_callback(server.close)
+    store = client_of(stack, server.port)
+    watch = store.watch("a", await store.put("a", b"") + 1)
+    for _ in range(20):
+        await store.put("a", b"")
+    with pytest.raises(CompactedError, match="read prefix 'a' again"):
+        await next_of(watch)
+
+
+async def test_a_server_closed_and_started_again_is_only_a_pause(server: EmbeddedServer, store: EmbeddedStore) -> None:
+    lease = await store.grant(60)
+    start = await store.put("a", b"1", lease)
+    watch = store.watch("a", start + 1)
+    waiting = asyncio.create_task(next_of(watch))
+    await server.close()
+    writing = asyncio.create_task(store.put("a", b"2", lease))
+    await server.start()
+    assert await writing == start + 1
+    assert (await waiting)[0].kv.value == b"2"
+    assert await store.keep_alive(lease) == 60
+
+
+async def test_leases_do_not_run_out_while_the_server_is_away(server: EmbeddedServer, store: EmbeddedStore) -> None:
+    lease = await store.grant(0.3)
+    await server.close()
+    await asyncio.sleep(0.4)
+    await server.start()
+    assert await store.keep_alive(lease) == 0.3
+
+
+async def test_leases_do_not_run_out_while_the_process_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_STALL_S", 0.1)
+    store = MemoryStore()
+    lease = await store.grant(0.2)
+    time.sleep(0.5)  # noqa: ASYNC251 - blocking the loop is the point
+    assert await store.keep_alive(lease) == 0.2
+    watch = store.watch("a", await store.put("a", b"", lease) + 1)
+    assert (await next_of(watch))[0].kind == "delete"
+    with pytest.raises(LeaseExpiredError):
+        await store.keep_alive(lease)
+    await store.close()
+
+
+async def test_a_client_may_be_there_before_its_server(stack: AsyncExitStack, server: EmbeddedServer) -> None:
+    await server.close()
+    store = client_of(stack, server.port)
+    reading = asyncio.create_task(store.get_prefix(""))
+    await asyncio.sleep(0.05)
+    await server.start()
+    assert (await reading).kvs == ()
+
+
+async def test_calls_and_watches_say_so_when_the_server_stays_away(
+    stack: AsyncExitStack, server: EmbeddedServer
+) -> None:
+    store = client_of(stack, server.port, timeout_s=0.2, watch_deadline_s=0.3)
+    watch = store.watch("a", await store.put("a", b"1"))
+    await server.close()
+    with pytest.raises(StoreUnavailableError, match=r"no answer to 'put' within 0\.2 s .*Connect"):
+        await store.put("a", b"2")
+    with pytest.raises(StoreUnavailableError, match=r"'poll' within 0\.3 s"):
+        await next_of(watch)
+    await server.start()
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            with suppress(StoreUnavailableError):
+                assert (await anext(watch))[0].kv.value == b"1"
+                return
+
+
+async def test_a_watch_without_deadline_outlasts_the_timeout(server: EmbeddedServer, stack: AsyncExitStack) -> None:
+    store = client_of(stack, server.port, timeout_s=0.1)
+    watch = store.watch("a", await store.put("a", b"1"))
+    waiting = asyncio.create_task(next_of(watch))
+    await server.close()
+    await asyncio.sleep(0.3)
+    await server.start()
+    assert (await waiting)[0].kv.value == b"1"
+
+
+async def test_a_connection_gone_silent_is_replaced(stack: AsyncExitStack, store: EmbeddedStore, link: Link) -> None:
+    far = client_of(stack, await link.start(), timeout_s=0.3)
+    await far.get("a")
+    link.lose_replies()
+    with pytest.raises(StoreUnavailableError):
+        await far.get("a")
+    link.heal()
+    await store.put("a", b"1")
+    kv = await far.get("a")
+    assert kv is not None
+
+
+async def test_another_store_at_the_same_address_is_not_taken_for_the_first(
+    stack: AsyncExitStack, server: EmbeddedServer, store: EmbeddedStore
+) -> None:
+    await store.put("a", b"1")
+    watch = store.watch("a", 1)
+    await server.close()
+    other = EmbeddedServer(port=server.port)
+    await other.start()
+    stack.push_async_callback(other.close)
+    for refused in (store.get("a"), store.put("a", b"2"), next_of(watch)):
+        with pytest.raises(StoreError, match="started anew"):
+            await refused
+    assert (await client_of(stack, other.port).get_prefix("")).kvs == ()
+
+
+async def test_only_those_who_know_the_secret_are_served(stack: AsyncExitStack) -> None:
+    server = EmbeddedServer(secret=b"right")
+    await server.start()
+    stack.push_async_callback(server.close)
+    for secret in (b"wrong", b""):
+        stranger = EmbeddedStore(server.host, server.port, secret=secret)
+        stack.push_async_callback(stranger.close)
+        with pytest.raises(StoreError, match="refused the client's secret"):
+            await stranger.get("a")
+    member = EmbeddedStore(server.host, server.port, secret=b"right")
+    stack.push_async_callback(member.close)
+    assert await member.get("a") is None
+
+
+async def greeted(port: int, *, hello: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    greeting = await read_frame(reader)
+    assert greeting is not None
+    if hello:
+        proof = prove(b"", str(greeting["nonce"]))
+        writer.write(encode_frame({"id": 0, "settled": 0, "method": "hello", "args": ["me", proof]}))
+        assert await read_frame(reader) is not None
+    return reader, writer
+
+
+def request(method: str, *args: object) -> bytes:
+    return encode_frame({"id": 1, "settled": 1, "method": method, "args": args})
+
+
+def framed(payload: bytes) -> bytes:
+    return len(payload).to_bytes(4, "big") + payload
+
+
+MALFORMED = {
+    "http": b"GET / HTTP/1.1\r\nHost: store\r\n\r\n",
+    "too long": (FRAME_BYTES_MAX + 1).to_bytes(4, "big"),
+    "empty": framed(b""),
+    "not json": framed(b"\x80\x04}q\x00."),
+    "too deep": framed(b"[" * 3000),
+    "not an object": framed(b"[1]"),
+    "no version": framed(b'{"id":1}'),
+    "another version": framed(b'{"v":2,"id":1,"settled":1,"method":"get","args":["a"]}'),
+    "no arguments": encode_frame({"id": 1, "method": "get"}),
+    "no such method": request("exec", "a"),
+    "wrong arguments": request("get", 1),
+    "not base64": request("put", "a", "!", 0),
+    "wrong operation": request("transact", [], [["steal", "a"]], []),
+    "wrong poll": request("poll", "a", "b", "c"),
+}
+
+
+@pytest.mark.parametrize("hello", [False, True], ids=["stranger", "client"])
+@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_a_malformed_frame_ends_its_connection_and_no_other(
+    server: EmbeddedServer, store: EmbeddedStore, sent: bytes, hello: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = await store.put("a", b"1")
+    reader, writer = await greeted(server.port, hello=hello)
+    writer.write(sent)
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
+    writer.close()
+    assert "store.malformed_frame" in caplog.messages
+    assert await store.put("a", b"2") == start + 1
+
+
+async def test_a_frame_cut_short_ends_its_connection_and_no_other(server: EmbeddedServer, store: EmbeddedStore) -> None:
+    _, writer = await greeted(server.port, hello=True)
+    writer.write(request("put", "a", "MQ==", 0)[:-3])
+    writer.close()
+    await writer.wait_closed()
+    assert await store.get("a") is None
+
+
+async def test_what_is_too_large_is_refused_before_it_is_sent(store: EmbeddedStore) -> None:
+    with pytest.raises(ValueError, match="exceeds the 2097152 allowed"):
+        await store.put("a", b"x" * (2 << 20))
+    assert await store.get("a") is None
+
+
+async def test_a_prefix_too_large_for_one_reply_is_refused(store: EmbeddedStore) -> None:
+    for number in range(13):
+        await store.put(f"a/{number:02}", b"x" * (1 << 20))
+    with pytest.raises(ValueError, match="read a narrower prefix"):
+        await store.get_prefix("a/")
+    assert len((await store.get_prefix("a/0")).kvs) == 10
+    watch = store.watch("a/", 1)
+    assert [len(await next_of(watch)) for _ in range(13)] == [1] * 13
+
+
+async def test_many_calls_are_in_flight_at_once_and_keep_their_order(store: EmbeddedStore) -> None:
+    revisions = await asyncio.gather(*(store.put("a", str(number).encode()) for number in range(500)))
+    assert revisions == sorted(revisions)
+    kv = await store.get("a")
+    assert kv is not None
+    assert kv.value == b"499"
+
+
+async def test_a_call_cancelled_does_not_disturb_the_others(store: EmbeddedStore) -> None:
+    await store.get("a")  # Connected, so that what is called is also sent.
+    for _ in range(50):
+        calls = [asyncio.create_task(store.put("a", b"")) for _ in range(3)]
+        await asyncio.sleep(0)
+        calls[1].cancel()
+        revisions = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(revisions[0], int)
+        assert isinstance(revisions[1], asyncio.CancelledError)
+        assert revisions[2] == revisions[0] + 2
+
+
+async def test_a_port_that_is_taken_is_reported_and_can_be_tried_again(server: EmbeddedServer) -> None:
+    second = EmbeddedServer(port=server.port)
+    with pytest.raises(OSError, match="address already in use"):
+        await second.start()
+    await server.close()
+    await second.start()
+    await second.close()
+
+
+@pytest.mark.parametrize("settings", [{"timeout_s": 0.0}, {"watch_deadline_s": -1.0}])
+async def test_times_must_be_positive(stack: AsyncExitStack, settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="give a positive number of seconds"):
+        client_of(stack, 1, **settings)
