@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,5 +34,6 @@ def tensors_sha256(items: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in items:
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        data: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()  # numpy's stubs do not say it is a buffer
+        digest.update(data)
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from holdfast.agent.zygote import ZygoteProcess
@@ -75,9 +76,7 @@ class Workers:
     async def open(self, slots: int) -> None:
         for index in range(slots):
             self._slots[index] = _Slot()
-            server = await asyncio.start_unix_server(
-                lambda reader, writer, index=index: self._serve(index, reader, writer), self._socket(index)
-            )
+            server = await asyncio.start_unix_server(partial(self._serve, index), self._socket(index))
             self._servers.append(server)
 
     async def spawn(self, index: int) -> None:

@@ -1,9 +1,9 @@
 """Faults that read like sentences, such as `kill node-2 at step 12`. Pure: text in, values out.
 
-    fault   = action (at step N | after SECONDS)
-    action  = (kill | stop | resume | terminate) NODE | the same with `agent NODE` or `worker NODE/SLOT`
-            | drain NODE [within SECONDS], before or after the time
-            | join
+fault   = action (at step N | after SECONDS)
+action  = (kill | stop | resume | terminate) NODE | the same with `agent NODE` or `worker NODE/SLOT`
+        | drain NODE [within SECONDS], before or after the time
+        | join
 """
 
 import difflib
@@ -135,6 +135,18 @@ def check_faults(faults: Sequence[Fault], *, nodes: int, slots: int, steps: int)
             raise _refused(fault.sentence, str(fault.action.slot), there)
 
 
+def parse_seconds(text: str) -> float:
+    """`3.5s`, `3.5`, `500ms` or `1min` in seconds.
+
+    Raises:
+        FaultSyntaxError: anything else.
+    """
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        raise FaultSyntaxError(f"{text!r} given; should be a number of seconds, such as 3.5s")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
 def node_name(number: int) -> NodeId:
     """Nodes that the launcher starts are numbered from 0 in order."""
     return NodeId(f"node-{number}")
@@ -216,15 +228,14 @@ class _Words:
         return SlotId(NodeId(match[1]), int(match[2]))
 
     def _seconds(self) -> float:
-        match = self._matching(_SECONDS, "a number of seconds, such as 3.5s")
-        return float(match[1]) * _UNITS_S[match[2]]
+        return parse_seconds(self._matching(_SECONDS, "a number of seconds, such as 3.5s").group())
 
     def _peek(self) -> str | None:
         return self._words[self._next] if self._next < len(self._words) else None
 
     def _one_of(self, choices: Sequence[str]) -> str:
         word = self._peek()
-        if word not in choices:
+        if word is None or word not in choices:
             close = difflib.get_close_matches(word or "", choices, n=1)
             raise self._stumble(" or ".join(choices), close[0] if close else None)
         self._next += 1

@@ -4,6 +4,7 @@ A fault whose node or worker is not there when it fires is reported, and hurts n
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Iterable
@@ -93,10 +94,8 @@ class Injector:
             if due:
                 continue
             pause_s = min(self._until_s(fault, elapsed_s) for fault in self._waiting)
-            try:
+            with contextlib.suppress(TimeoutError):  # the next one's time has come
                 await asyncio.wait_for(self._stepped.wait(), None if pause_s == float("inf") else pause_s)
-            except TimeoutError:
-                pass  # the next one's time has come
 
     def missed(self, why: str) -> None:
         """Report all that has not fired: the run is over."""

@@ -8,6 +8,7 @@
 """
 
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Annotated, Any
 import typer
 
 from holdfast import __version__
+from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.errors import HoldfastError, UserCodeError, UserError
 
-EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED, EXIT_KILLED = 1, 2, 3, 130
-
-_EXIT_CODES = """\
-[bold]Exit codes[/bold]: 0 completed · 1 the job failed · 2 wrong input, nothing was started ·
-3 stopped before the end, weights are written · 130 killed by a second Ctrl-C"""
+_EXIT_CODES = (
+    "[bold]Exit codes[/bold]: 0 completed, 1 the job failed, 2 wrong input and nothing was started, "
+    "3 stopped before the end with the weights written, 130 killed by a second Ctrl-C."
+)
 
 app = typer.Typer(
     name="holdfast",
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Spec = Annotated[Path, typer.Argument(help="The job spec, a YAML file.", show_default=False)]
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
 Out = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.", show_default=False)]
 Set = Annotated[
     list[str] | None,
@@ -61,7 +62,7 @@ def holdfast(
 @app.command(epilog=_EXIT_CODES)
 def run(
     spec: Spec,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes to start with; by default what the spec says.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes to start with; by default as the spec says.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Worker processes of each node.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps to commit.")] = None,
     out: Annotated[
@@ -73,7 +74,7 @@ def run(
     ] = None,
     set_: Set = None,
     reduction: Annotated[str | None, typer.Option(help="canonical or allreduce.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the run that is in DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in DIR.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON at the end.")] = False,
 ) -> None:
@@ -81,8 +82,8 @@ def run(
 
     Ctrl-C stops the job at the next step boundary with its weights written; a second one kills it.
 
-    Faults: kill | stop | resume | terminate NODE, agent NODE or worker NODE/SLOT; drain NODE; join;
-    each followed by at step N, or after SECONDS.
+    A fault is kill, stop, resume or terminate with NODE, agent NODE or worker NODE/SLOT; drain NODE; or join; and then
+    at step N, or after SECONDS.
     """
     from holdfast.cli.preparing import Wish
     from holdfast.cli.running import Options, run_job
@@ -163,6 +164,9 @@ def main() -> None:
         _fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_KILLED)
+    finally:
+        # All is written and said: an impatient Ctrl-C must not end in a traceback of the interpreter's shutdown.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _fail(message: str, code: int) -> None:

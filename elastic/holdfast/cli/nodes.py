@@ -1,4 +1,4 @@
-"""The nodes of a local run: an agent process each, in a process group of its own, so that a node can be killed whole."""
+"""The nodes of a local run: an agent each, in a process group of its own, so that a node can be killed whole."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,8 @@ from holdfast.ports.store import Compare, Put, Store
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.05
+# How long an agent that has left the store may take to end.
+_EXIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class LocalNodes:
                 env={
                     "OMP_NUM_THREADS": "1",
                     **os.environ,
+                    "PYTHONSAFEPATH": "1",  # what lies in the present folder shadows nothing
                     "TMPDIR": str(settings.scratch),
                     SECRET_VARIABLE: settings.secret,
                 },
@@ -126,7 +129,10 @@ class LocalNodes:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
-        while self._records.keys() & set(self.alive) and loop.time() < deadline_s and not hurry.is_set():
+        leaving = set(self._records)
+        while leaving & set(self.alive) and loop.time() < deadline_s and not hurry.is_set():
+            if not self._records:
+                deadline_s = min(deadline_s, loop.time() + _EXIT_S)
             await asyncio.wait(tuple(self._waits), timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
 
     async def kill_all(self) -> None:

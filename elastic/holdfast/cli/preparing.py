@@ -1,4 +1,4 @@
-"""From what the command line says to a job that can run, or a refusal: everything is checked before a process starts."""
+"""From what the command line says to a job that can run, or a refusal; all of it before a process starts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,4 +132,4 @@ def _check_layout(inspected: Inspected, nodes: int) -> None:
     try:
         plan(request)
     except NoPlanError as error:
-        raise SpecError(f"layout: {len(slots)} slots ({nodes} nodes) cannot hold the model: {error}") from error
+        raise SpecError(f"layout: the model does not fit: nodes {nodes}, slots_per_node {spec.slots_per_node}: {error}") from error

@@ -1,59 +1,107 @@
-"""`holdfast run`: prepare, launch, report."""
+"""`holdfast run`: prepare, launch, show, report."""
 
 import asyncio
-import json
+import contextlib
 import logging
-import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.chaos.injector import FaultReport
+from rich.console import Console
+
+from holdfast.cli.exits import EXIT_COMPLETED, EXIT_FAILED, EXIT_KILLED, EXIT_STOPPED
+from holdfast.cli.folder import check_free, choose_folder, clear, logging_to
 from holdfast.cli.launcher import Ending, launch
+from holdfast.cli.live import LiveScreen
 from holdfast.cli.preparing import Prepared, Wish, prepare
-from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, Result
+from holdfast.cli.recording import Recording
+from holdfast.cli.screen import PlainScreen, Screen
+from holdfast.cli.summary import summary
+from holdfast.errors import HoldfastError
+from holdfast.model.records import Result
+from holdfast.telemetry.report import Report
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """How to run, and how to show it."""
+
     out: Path | None
     overwrite: bool
     plain: bool
     as_json: bool
 
 
-class Minimal:
-    def __init__(self): self.t0=time.time(); self.last=0
-    def say(self, text): print(f"{time.time()-self.t0:8.3f} {text}", flush=True)
-    def opened(self, host, port, secret): self.say(f"store {host}:{port}")
-    def changed(self, key, value):
-        body = json.loads(value)["body"] if value else None
-        kind = key.split("/")[2]
-        if kind == "spec" or body is None and kind != "nodes": return
-        if kind == "progress":
-            for c in body["commits"]: self.say(f"commit step {c['step']} loss {c['loss']:.6f} generation {body['generation']}")
-        elif kind in ("start","generation","outcome","drains","stop","suspects","leader"): self.say(f"{key} {json.dumps(body)[:300]}")
-        elif kind == "failure": self.say(f"failure {body['where']} \n{body['traceback']}")
-        elif kind == "acks": self.say(f"{key} {body['phase']}")
-        else: self.say(f"{key} {'gone' if body is None else ''}")
-    def fault(self, report): self.say(str(report))
-    def node_started(self, node, pid): self.say(f"{node} pid {pid}")
-    def node_ended(self, node, status): self.say(f"{node} ended with {status}")
-    def stopping(self, reason): self.say("stopping")
-
-
 def run_job(wish: Wish, options: Options) -> int:
-    prepared = prepare(wish)
-    out = options.out or Path("runs") / f"{prepared.spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    out.mkdir(parents=True, exist_ok=True)
-    ending = asyncio.run(launch(prepared, out, Minimal()))
-    print(ending.outcome)
-    if ending.killed: return 130
+    """The exit code.
+
+    Raises:
+        UserError: wrong input; nothing was started.
+        UserCodeError: the user's code raised while its Program was built.
+    """
+    try:
+        # First what takes no time to refuse.
+        if options.out is not None:
+            check_free(options.out, overwrite=options.overwrite)
+        prepared = prepare(wish)
+        out = choose_folder(options.out, prepared.spec.name)
+        clear(out)
+        with logging_to(out, prepared.spec.name):
+            return _run(prepared, wish, options, out)
+    except KeyboardInterrupt:  # before or after the launcher, which takes signals itself
+        print("holdfast: interrupted", file=sys.stderr)
+        return EXIT_KILLED
+
+
+def _run(prepared: Prepared, wish: Wish, options: Options, out: Path) -> int:
+    recording = Recording(prepared, wish.spec, out)
+    with contextlib.closing(recording):
+        with _screen(recording, options) as screen:
+            recording.show_on(screen)
+            ending = asyncio.run(launch(prepared, out, recording))
+        hashes, trouble = _join(prepared, ending, out)
+        report = recording.finish(ending, hashes)
+    _print_end(report, ending, out, as_json=options.as_json)
+    if trouble is not None:
+        print(f"holdfast: error: {trouble}", file=sys.stderr)
+        return EXIT_FAILED
+    return _exit_code(ending)
+
+
+def _screen(recording: Recording, options: Options) -> Screen:
+    console = Console()
+    if console.is_terminal and not options.plain and not options.as_json:
+        return LiveScreen(recording.view, console)
+    return PlainScreen(recording.view, sys.stderr if options.as_json else sys.stdout)
+
+
+def _join(prepared: Prepared, ending: Ending, out: Path) -> tuple[tuple[str, str] | None, str | None]:
+    """(hashes of the final weights and optimizer, what went wrong with them)."""
     if ending.outcome.result is Result.FAILED:
-        if ending.failure: print(ending.failure.traceback)
-        return 1
-    from holdfast.worker.final import join_final
-    w, o = join_final(out, [l.name for l in prepared.facts.layers])
-    print("weights_sha256", w); print("optimizer_sha256", o)
-    return 0 if ending.outcome.result is Result.COMPLETED else 3
+        return None, None
+    from holdfast.worker.final import join_final  # here, because it imports torch
+
+    try:
+        return join_final(out, [layer.name for layer in prepared.facts.layers]), None
+    except (OSError, HoldfastError) as error:
+        log.exception("launcher.join_failed")
+        return None, f"the final weights in {out / 'layers'} cannot be joined: {error}"
+
+
+def _print_end(report: Report, ending: Ending, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        print(summary(report, out), flush=True)
+    if ending.failure is not None:
+        print(f"\n{ending.failure.traceback}", file=sys.stderr, end="")
+
+
+def _exit_code(ending: Ending) -> int:
+    if ending.killed:
+        return EXIT_KILLED
+    return {Result.COMPLETED: EXIT_COMPLETED, Result.STOPPED: EXIT_STOPPED, Result.FAILED: EXIT_FAILED}[
+        ending.outcome.result
+    ]

@@ -6,6 +6,7 @@ Rank order is pipeline by pipeline, stage by stage; everyone derives ranks from 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from holdfast.model.ids import NodeId, SlotId
 
@@ -121,9 +122,7 @@ class Plan:
     def segments(self) -> tuple[Segment, ...]:
         """Runs of layers with the same holders, in layer order; the same on every rank."""
         cuts = sorted({0, self.layer_count} | {stage.layers.start for stage in self.stages})
-        return tuple(
-            Segment(Span(start, stop), self.holders(start)) for start, stop in zip(cuts, cuts[1:], strict=False)
-        )
+        return tuple(Segment(Span(start, stop), self.holders(start)) for start, stop in pairwise(cuts))
 
     def describe(self) -> str:
         """Short form for people: pipelines x depth, deepest first, such as "2x3+1x2"."""
@@ -132,7 +131,7 @@ class Plan:
 
 
 def _check_adjacent(spans: list[Span], what: str) -> None:
-    if spans[0].start != 0 or any(a.stop != b.start for a, b in zip(spans, spans[1:], strict=False)):
+    if spans[0].start != 0 or any(a.stop != b.start for a, b in pairwise(spans)):
         raise ValueError(f"{what} must begin at 0 and leave no gap: {[(s.start, s.stop) for s in spans]}")
     if not all(len(span) for span in spans):
         raise ValueError(f"{what} has an empty span: {[(s.start, s.stop) for s in spans]}")

@@ -14,12 +14,13 @@ T = TypeVar("T")
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(pydantic.with_config(ConfigDict(extra="forbid", ser_json_inf_nan="constants"))(kind))
 
 
 def encode(record: object) -> bytes:
-    body = _adapter(type(record)).dump_json(record)
+    kind: Any = type(record)
+    body = _adapter(kind).dump_json(record)
     return b'{"v":%d,"body":%b}' % (SCHEMA_VERSION, body)
 
 
@@ -29,7 +30,8 @@ def decode(kind: type[T], data: bytes) -> T:
     if not (data.startswith(head) and data.endswith(b"}")):
         raise ProtocolError(f"not a {kind.__name__} of schema version {SCHEMA_VERSION}: {data[:80]!r}")
     try:
-        record: T = _adapter(kind).validate_json(data[len(head) : -1])
+        key: Any = kind
+        record: T = _adapter(key).validate_json(data[len(head) : -1])
     except pydantic.ValidationError as error:
         raise ProtocolError(f"not a {kind.__name__}: {error.errors(include_url=False)[0]}") from error
     return record

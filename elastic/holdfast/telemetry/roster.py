@@ -24,14 +24,14 @@ class NodeStatus:
     """An entry of nodes.json. Pids of a node that is gone are the last known."""
 
     state: NodeState
-    agent_pid: int | None
+    agent_pid: int
     worker_pids: tuple[int, ...]  # of warm workers, by slot
 
 
 @dataclass(slots=True)
 class _Node:
+    agent_pid: int
     state: NodeState = NodeState.STARTING
-    agent_pid: int | None = None
     record: NodeRecord | None = None  # the last one shown
     is_shown: bool = False
 
@@ -61,7 +61,7 @@ class Roster:
         """A process was started for this node, which does not show in the store yet."""
         node = self._nodes.get(name)
         if node is None or not node.is_shown:
-            self._nodes[name] = _Node(agent_pid=agent_pid)
+            self._nodes[name] = _Node(agent_pid)
 
     def exited(self, name: NodeId, *, cleanly: bool) -> None:
         """The node's process ended; only news of a node that the store never showed."""
@@ -76,7 +76,7 @@ class Roster:
         if record is None:
             yield from self._gone(name, now_s)
             return
-        node = self._nodes.setdefault(name, _Node())
+        node = self._nodes.setdefault(name, _Node(record.agent_pid))
         before = node.record
         was_shown, node.is_shown = node.is_shown, True
         node.record, node.agent_pid = record, record.agent_pid
@@ -140,6 +140,6 @@ def _workers_changed(before: NodeRecord, after: NodeRecord, now_s: float) -> Ite
         yield RunEvent(time_s=now_s, kind=EventKind.WORKER_DIED, text=text, fields=fields)
     for ref in after.workers:
         if ref.worker not in known:
-            fields = {"node": after.node, "slot": str(ref.slot), "worker": ref.worker, "pid": ref.pid}
             text = f"{ref.slot} has a new worker"
-            yield RunEvent(time_s=now_s, kind=EventKind.WORKER_RETURNED, text=text, fields=fields)
+            known_as = {"node": after.node, "slot": str(ref.slot), "worker": ref.worker, "pid": ref.pid}
+            yield RunEvent(time_s=now_s, kind=EventKind.WORKER_RETURNED, text=text, fields=known_as)

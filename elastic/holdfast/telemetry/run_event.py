@@ -25,6 +25,8 @@ class EventKind(StrEnum):
     STOP_REQUESTED = "job.stop_requested"
     FAILURE = "job.failure"
     OUTCOME = "job.outcome"
+    FAULT_FIRED = "fault.fired"  # told by who injects faults; the recorder sees only what comes of them
+    FAULT_MISSED = "fault.missed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from holdfast.control.recovery import Lineage, extend_lineage, is_history
 from holdfast.model.ids import NodeId
-from holdfast.model.records import AckPhase, Action, Commit, GenerationRecord, NodeAck, StartRecord, Version
+from holdfast.model.records import AckPhase, Commit, GenerationRecord, NodeAck, StartRecord, Version
 
 
 @dataclass(slots=True)
@@ -26,6 +26,8 @@ class Generation:
     running_s: float | None = None  # every member holds its layers
     acks: dict[NodeId, NodeAck] = field(default_factory=dict)
     commits: dict[int, Commit] = field(default_factory=dict)  # also those that a later generation undid
+    first_step: int = 0  # of its commits; 0: there is none
+    last_step: int = 0
 
     @property
     def member_nodes(self) -> frozenset[NodeId]:
@@ -43,11 +45,16 @@ class Generation:
 
     @property
     def first_commit(self) -> Commit | None:
-        return self.commits[min(self.commits)] if self.commits else None
+        return self.commits.get(self.first_step)
 
     @property
     def last_commit(self) -> Commit | None:
-        return self.commits[max(self.commits)] if self.commits else None
+        return self.commits.get(self.last_step)
+
+    def add(self, commit: Commit) -> None:
+        self.first_step = min(self.first_step or commit.step, commit.step)
+        self.last_step = max(self.last_step, commit.step)
+        self.commits[commit.step] = commit
 
     def gaps_s(self) -> list[float]:
         """Times between commits of consecutive steps."""
@@ -65,7 +72,7 @@ class Timeline:
         self._generations: dict[int, Generation] = {}
         self._history: dict[int, tuple[int, Commit]] = {}  # step -> (generation, commit)
         self._lineage: Lineage = ()
-        self._started_step = 0
+        self._committed_step = 0
 
     def generation(self, number: int) -> Generation:
         return self._generations.setdefault(number, Generation(number))
@@ -84,7 +91,7 @@ class Timeline:
     @property
     def committed_step(self) -> int:
         """Steps that are committed now: after a start from an earlier step, only as many as that."""
-        return max(self._history, default=self._started_step)
+        return self._committed_step
 
     def loss(self, step: int) -> float | None:
         """None where no record told it."""
@@ -96,10 +103,13 @@ class Timeline:
         number = start.generation
         generation = self.generation(number)
         generation.start, generation.started_s = start, now_s
-        self._lineage = extend_lineage(self._lineage, number, start.version.step)
-        self._started_step = start.version.step
+        started = [g.start for g in self.generations if g.start is not None]
+        self._lineage = ()
+        for each in started:
+            self._lineage = extend_lineage(self._lineage, each.generation, each.version.step)
         for step in [s for s, (g, _) in self._history.items() if not is_history(Version(s, g), self._lineage)]:
             del self._history[step]
+        self._committed_step = max(started[-1].version.step, max(self._history, default=0))
         rolled = start.roll_forward
         told = rolled is not None and self.commit(start.version.generation, rolled)
         return (rolled,) if told and rolled is not None else ()
@@ -111,11 +121,12 @@ class Timeline:
         if is_known and not by_rank_0:
             return False
         # All ranks learn the same loss from the vote; rank 0's clock is kept, so that gaps are of one clock.
-        commits[commit.step] = commit
+        self.generation(number).add(commit)
         held = self._history.get(commit.step)
         if not is_history(Version(commit.step, number), self._lineage) or (held is not None and held[0] > number):
             return False
         self._history[commit.step] = (number, commit)
+        self._committed_step = max(self._committed_step, commit.step)
         return not is_known
 
     def commits_of(self, ack: NodeAck) -> Iterator[tuple[int, Commit]]:
@@ -144,10 +155,12 @@ class Timeline:
         return version.generation
 
     def median_step_s(self, number: int | None = None) -> float | None:
-        """Median gap between consecutive commits of one generation; of all, where it has none or none is named."""
-        own = self.generation(number).gaps_s() if number is not None else []
-        gaps = own or [gap for generation in self._generations.values() for gap in generation.gaps_s()]
-        return statistics.median(gaps) if gaps else None
+        """Median time between commits of consecutive steps of one generation: over the whole run, or of generation
+        `number`, else of the last one before it that has any."""
+        if number is None:
+            return _median([gap for generation in self._generations.values() for gap in generation.gaps_s()])
+        earlier = (_median(g.gaps_s()) for g in reversed(self.generations) if g.number <= number)
+        return next((median for median in earlier if median is not None), None)
 
     def last_commit_before(self, number: int) -> Commit | None:
         """The newest, in time, of all earlier generations, whether it was undone or not."""
@@ -172,7 +185,7 @@ class Timeline:
             if generation.number >= number:
                 continue
             if generation.commits:
-                reached = max(generation.commits)
+                reached = generation.last_step
                 top = max(top, reached if limit is None else min(reached, limit))
             if generation.start is not None:
                 step = generation.start.version.step
@@ -199,6 +212,6 @@ class Timeline:
                 useful_s += medians[number]
         return useful_s / (max(times) - min(times))
 
-    def is_training(self) -> bool:
-        start = self.current.start if self.current is not None else None
-        return start is not None and start.action is Action.TRAIN
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.errors import AbortedError, CommunicationError
-from holdfast.worker.process_groups import Backend, Message, open_sockets
+from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_sockets
 
 T = TypeVar("T")
 _REGISTERED = "holdfast"
@@ -36,7 +36,7 @@ class GroupSpec:
 
 @dataclass(slots=True)
 class _Formed:
-    groups: dict[str, dist.ProcessGroup] = field(default_factory=dict)
+    groups: dict[str, ProcessGroup] = field(default_factory=dict)
     sockets: frozenset[int] = frozenset()
     error: Exception | None = None
 

@@ -96,7 +96,7 @@ class GenerationRun:
             try:
                 holdings.commit(program, commit, version)
             except Exception as error:  # the user's optimizer or schedule
-                raise UserCodeError(f"the optimizer step failed: {error}") from error
+                raise UserCodeError(f"the optimizer step failed: {error!r}") from error
             self._send(Committed(generation=self._number, rank=self._rank, commit=commit))
             holdings.cost_s = dict(runner.layer_cost_s)
             if stop:

@@ -46,7 +46,7 @@ class HeldLayer:
         found |= {name: value for name, value in self._optimizer_items() if isinstance(value, Tensor)}
         return dict(sorted(found.items()))
 
-    def scalars(self) -> dict[str, int | float | bool | str | None]:
+    def scalars(self) -> dict[str, object]:
         """Optimizer state that is no tensor, by name."""
         return {name: value for name, value in self._optimizer_items() if not isinstance(value, Tensor)}
 
@@ -107,7 +107,7 @@ def _build(program: Program, index: int) -> nn.Module:
     try:
         return layer.build()
     except Exception as error:  # the user's factory: whatever it raises ends the job with its traceback
-        raise UserCodeError(f"building layer {layer.name!r} failed: {error}") from error
+        raise UserCodeError(f"building layer {layer.name!r} failed: {error!r}") from error
 
 
 def _make_optimizer(program: Program, name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
@@ -116,4 +116,4 @@ def _make_optimizer(program: Program, name: str, parameters: list[nn.Parameter])
     try:
         return program.optimizer(parameters)
     except Exception as error:  # the user's factory, as above
-        raise UserCodeError(f"making the optimizer of layer {name!r} failed: {error}") from error
+        raise UserCodeError(f"making the optimizer of layer {name!r} failed: {error!r}") from error

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -16,19 +16,24 @@ from torch import Tensor
 
 Message = tuple[int, Tensor]  # (peer's rank in the group, contiguous tensor)
 
+# torch's own stubs know neither these backends' options nor that they are process groups.
+ProcessGroup: TypeAlias = Any
+_GLOO: Any = getattr(dist, "ProcessGroupGloo", None)
+_NCCL: Any = getattr(dist, "ProcessGroupNCCL", None)
+
 
 class Backend(Protocol):
     """Makes process groups; used from the thread that forms groups and from the one that aborts."""
 
-    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> ProcessGroup:
         """Form one group; blocks until every rank of it has called. The timeout is of each operation, too."""
         ...
 
-    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+    def exchange(self, group: ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Send and receive all messages, in order between any two ranks; blocks until all are done."""
         ...
 
-    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+    def abort(self, groups: Sequence[ProcessGroup], sockets: frozenset[int]) -> None:
         """End whatever blocks in `groups`. `sockets`: inodes of the sockets opened while they were formed."""
         ...
 
@@ -37,21 +42,21 @@ class GlooBackend:
     """CPU tensors over TCP."""
 
     def __init__(self, host: str) -> None:
-        self._device = dist.ProcessGroupGloo.create_device(hostname=host, lazy_init=False)
+        self._device = _GLOO.create_device(hostname=host, lazy_init=False)
 
-    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
-        options = dist.ProcessGroupGloo._Options()
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> ProcessGroup:
+        options = _GLOO._Options()
         options._timeout = timeout
         options._devices = [self._device]
-        return dist.ProcessGroupGloo(store, rank, size, options)
+        return _GLOO(store, rank, size, options)
 
-    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+    def exchange(self, group: ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         works = [group.recv([tensor], peer, 0) for peer, tensor in receives]
         works += [group.send([tensor], peer, 0) for peer, tensor in sends]
         for work in works:
             work.wait()
 
-    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+    def abort(self, groups: Sequence[ProcessGroup], sockets: frozenset[int]) -> None:
         for fd, inode in open_sockets().items():
             if inode in sockets:
                 _shut_down_if_connected(fd)
@@ -63,16 +68,16 @@ class NcclBackend:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
-        options = dist.ProcessGroupNCCL.Options()
+    def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> ProcessGroup:
+        options = _NCCL.Options()
         options._timeout = timeout
-        group = dist.ProcessGroupNCCL(store, rank, size, options)
+        group = _NCCL(store, rank, size, options)
         if size > 1:
             # The communicator is made lazily; making it here keeps its cost and its failures in the forming phase.
             group.allreduce([torch.zeros(1, device=self._device)]).wait()
         return group
 
-    def exchange(self, group: dist.ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+    def exchange(self, group: ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         if not sends and not receives:
             return
         group._group_start()
@@ -83,7 +88,7 @@ class NcclBackend:
             work.wait()
         torch.cuda.current_stream(self._device).synchronize()
 
-    def abort(self, groups: Sequence[dist.ProcessGroup], sockets: frozenset[int]) -> None:
+    def abort(self, groups: Sequence[ProcessGroup], sockets: frozenset[int]) -> None:
         for group in groups:
             group.abort()
         for fd, inode in open_sockets().items():

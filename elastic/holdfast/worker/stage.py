@@ -74,7 +74,7 @@ class StageModule(nn.Module):
             try:
                 activation = layer.module(*activation) if isinstance(activation, tuple) else layer.module(activation)
             except Exception as error:  # the user's module: whatever it raises ends the job with its traceback
-                raise UserCodeError(f"forward of layer {layer.name!r} failed: {error}") from error
+                raise UserCodeError(f"forward of layer {layer.name!r} failed: {error!r}") from error
             self.clock.forward(layer.index, time.perf_counter() - begun)
             self._watch_backward(layer, activation)
         return activation
@@ -132,7 +132,7 @@ class HoldfastStage(PipelineStage):
         try:
             return super().backward_maybe_with_nosync(*args, **kwargs)
         except Exception as error:  # backward runs user code and no communication
-            raise UserCodeError(f"backward of layer {self._module.current!r} failed: {error}") from error
+            raise UserCodeError(f"backward of layer {self._module.current!r} failed: {error!r}") from error
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)

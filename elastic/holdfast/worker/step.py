@@ -95,7 +95,7 @@ class StepRunner:
                 indices = sample_indices(program.seed, positions, len(program.dataset))
                 loaded.append(collate(program.dataset, indices))
         except Exception as error:  # the user's dataset
-            raise UserCodeError(f"reading the dataset failed: {error}") from error
+            raise UserCodeError(f"reading the dataset failed: {error!r}") from error
         self._targets = [_to_device(target, device) for _, target in loaded] if self._is_last else []
         if not self._is_first:
             return ()
@@ -108,7 +108,7 @@ class StepRunner:
         try:
             loss = self._program.loss(output, self._targets[index])
         except Exception as error:  # the user's loss
-            raise UserCodeError(f"the loss failed: {error}") from error
+            raise UserCodeError(f"the loss failed: {error!r}") from error
         self._losses[self._microbatches.start + index] = loss.detach()
         return loss / self._program.microbatches
 

@@ -6,6 +6,7 @@ blocks alone, so a sum taken along it has the same bits wherever its parts were 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 from holdfast.model.plan import Span
@@ -64,4 +65,4 @@ def even_cuts(size: int, parts: int, multiple: int) -> Sequence[Span]:
     """[0, size) in `parts` nearly even runs whose cuts are multiples of `multiple`; some may be empty."""
     units = -(-size // multiple)
     cuts = [min(size, (units * part // parts) * multiple) for part in range(parts)] + [size]
-    return [Span(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [Span(start, stop) for start, stop in pairwise(cuts)]

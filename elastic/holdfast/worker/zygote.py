@@ -38,7 +38,7 @@ class Zygote:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._stream = connection.makefile("rwb")
+        self._unread = b""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -55,10 +55,12 @@ class Zygote:
                     os.read(self._wake_read, 4096)
                     self._reap()
                 else:
-                    line = self._stream.readline()
-                    if not line:
+                    received = self._connection.recv(1 << 20)
+                    if not received:
                         return
-                    self._fork(decode(WorkerOrder, line.rstrip(b"\n")))
+                    *orders, self._unread = (self._unread + received).split(b"\n")
+                    for order in orders:
+                        self._fork(decode(WorkerOrder, order))
 
     def _fork(self, order: WorkerOrder) -> None:
         pid = os.fork()
@@ -92,8 +94,7 @@ class Zygote:
             self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, event: dict[str, int]) -> None:
-        self._stream.write(json.dumps(event).encode() + b"\n")
-        self._stream.flush()
+        self._connection.sendall(json.dumps(event).encode() + b"\n")
 
 
 def main() -> None:

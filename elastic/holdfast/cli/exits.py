@@ -1,0 +1,3 @@
+"""Exit codes of every command; their meaning is in `main`."""
+
+EXIT_COMPLETED, EXIT_FAILED, EXIT_INPUT, EXIT_STOPPED, EXIT_KILLED = 0, 1, 2, 3, 130

@@ -1,0 +1,72 @@
+"""The data plane of one generation: who has arrived, what was sent, who has voted, who was lost.
+
+What was sent stays sent: a rank may still get what a peer handed over before it died, or may not. The scheduler
+decides, by letting it go on or break.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from holdfast.model.ids import SlotId
+from holdfast.model.plan import Plan, Span
+from holdfast.model.records import StartRecord
+
+from clockwork.weights import State, digest_of
+
+
+class ViolationError(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one rank brings to the reduction of a step."""
+
+    blocks: Span
+    states: Mapping[int, State]
+
+
+@dataclass(slots=True)
+class Wires:
+    start: StartRecord
+    salt: int
+    arrived: set[SlotId] = field(default_factory=set)
+    lost: set[SlotId] = field(default_factory=set)  # died, broke or was aborted
+    closed: set[SlotId] = field(default_factory=set)  # ended as it should
+    sent: dict[tuple[int, SlotId], State] = field(default_factory=dict)  # by layer and target
+    given: dict[int, dict[SlotId, Contribution]] = field(default_factory=dict)  # by step
+    votes: dict[int, dict[SlotId, bool]] = field(default_factory=dict)  # by step; -1 is the first vote
+    digests: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def movers(self) -> frozenset[SlotId]:
+        return frozenset(slot for t in self.start.transfers for slot in (t.source, t.target))
+
+    @property
+    def ranks(self) -> frozenset[SlotId]:
+        return frozenset(self.plan.slots) if self.plan is not None else frozenset()
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.start.plan
+
+    def digest(self, step: int) -> int:
+        """Of a step that every rank has contributed to."""
+        if step not in self.digests:
+            self.digests[step] = self._reduce(step)
+        return self.digests[step]
+
+    def _reduce(self, step: int) -> int:
+        plan, given = self.plan, self.given[step]
+        assert plan is not None and given.keys() == self.ranks
+        states: list[State] = []
+        for layer in range(plan.layer_count):
+            copies = {given[plan.slots[rank]].states[layer] for rank in plan.holders(layer)}
+            if len(copies) != 1:
+                raise ViolationError(f"replicas of layer {layer} differ when step {step} is reduced")
+            states.append(copies.pop())
+        blocks = [block for pipeline in plan.pipelines for block in given[pipeline.stages[0].slot].blocks]
+        return digest_of(step, states, sorted(blocks), self.salt)
+
+    def stop_wanted(self, step: int) -> bool:
+        return any(self.votes[step].values())

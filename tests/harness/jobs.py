@@ -1,0 +1,130 @@
+"""Runs real jobs for tests: the command line, real processes, what they leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOY = Path(__file__).parents[1] / "programs" / "toy.py"
+_GIVE_UP_S = 100.0
+
+
+def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields: Any) -> Path:
+    """A spec of the toy Program in `folder`; `fields` are laid over it."""
+    spec: dict[str, Any] = {
+        "name": "toy",
+        "program": {"entry": f"{TOY}:program", "params": dict(params or {})},
+        "steps": 12,
+        "layout": {"depth": 2},
+        "timeouts": {"lease_ttl_s": 2.0, "progress_s": 20.0, "start_settle_s": 30.0},
+    }
+    for name, value in fields.items():
+        spec[name] = {**spec[name], **value} if isinstance(value, dict) and name in spec else value
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A job that ended."""
+
+    code: int
+    output: str
+    report: dict[str, Any]
+    out: Path
+
+    @property
+    def bits(self) -> tuple[str, str, tuple[float, ...]]:
+        """What must not depend on what failed."""
+        return self.report["weights_sha256"], self.report["optimizer_sha256"], tuple(self.report["losses"])
+
+
+class RunningJob:
+    """A job whose launcher is `process`."""
+
+    def __init__(self, process: "subprocess.Popen[str]", out: Path) -> None:
+        self.process, self.out = process, out
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        try:
+            nodes: dict[str, dict[str, Any]] = json.loads((self.out / "nodes.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return nodes
+
+    def step(self) -> int:
+        """Steps committed so far, as events.jsonl tells."""
+        try:
+            lines = (self.out / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return 0
+        commits = [json.loads(line) for line in lines if '"commit"' in line]
+        return max((event["fields"]["step"] for event in commits if event["kind"] == "commit"), default=0)
+
+    def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition(self):
+            assert self.process.poll() is None, f"the job ended early:\n{self.process.communicate()[0]}"
+            assert time.monotonic() < deadline, f"not so within {timeout_s} s; nodes: {self.nodes()}"
+            time.sleep(0.02)  # polling a file; the deadline above bounds it
+
+    def end(self, timeout_s: float = _GIVE_UP_S) -> Ended:
+        output, _ = self.process.communicate(timeout=timeout_s)
+        report = self.out / "report.json"
+        return Ended(
+            code=self.process.returncode,
+            output=output,
+            report=json.loads(report.read_text()) if report.exists() else {},
+            out=self.out,
+        )
+
+
+@contextmanager
+def job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = ()) -> Iterator[RunningJob]:
+    """A running `holdfast run`; killed with all its nodes if the test ends first."""
+    command = [sys.executable, "-m", "holdfast.cli.main", "run", str(spec), "--out", str(out), "--plain", *arguments]
+    for fault in faults:
+        command += ["--fault", fault]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    running = RunningJob(process, out)
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for node in running.nodes().values():
+            for pid in (node["agent_pid"], *node["worker_pids"]):
+                if pid and _is_ours(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def run_job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = (), timeout_s: float = _GIVE_UP_S) -> Ended:
+    """`holdfast run` to its end."""
+    with job(spec, out, *arguments, faults=faults) as running:
+        return running.end(timeout_s)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the pid still is a process of ours, and not a later one that got the number."""
+    try:
+        return b"holdfast" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""What a run leaves in its folder can be read at any time, and reads as what was written."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tests.unit.telemetry.conftest import Story, commit
+
+from holdfast.errors import ProtocolError
+from holdfast.model.ids import NodeId
+from holdfast.telemetry.files import RunFiles, RunInfo
+from holdfast.telemetry.roster import NodeState, NodeStatus
+from holdfast.telemetry.run_event import EventKind, RunEvent
+
+INFO = RunInfo(job="story", store="127.0.0.1:1", launcher_pid=7, spec="/spec.yaml")
+NODES = {NodeId("a"): NodeStatus(state=NodeState.READY, agent_pid=1, worker_pids=(2, 3))}
+
+
+def event(text: str) -> RunEvent:
+    return RunEvent(time_s=1.5, kind=EventKind.NODE_LEFT, text=text, fields={"node": "a"})
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    story = Story().trained_to(3)
+    with RunFiles(tmp_path / "new" / "out") as files:
+        files.begin(INFO)
+        files.write_nodes(NODES)
+        files.append_events([event("one"), event("two")])
+        files.write_report(story.recorder.report())
+    read = RunFiles(files.out)
+    assert (read.read_run(), read.read_nodes()) == (INFO, NODES)
+    assert read.read_events() == (event("one"), event("two"))
+    assert read.read_events(last=1) == (event("two"),)
+    assert read.read_report() == story.recorder.report()
+
+
+def test_nodes_json_is_an_object_keyed_by_node(tmp_path: Path) -> None:
+    RunFiles(tmp_path).write_nodes(NODES)
+    nodes = json.loads((tmp_path / "nodes.json").read_text())
+    assert nodes == {"a": {"state": "ready", "agent_pid": 1, "worker_pids": [2, 3]}}
+
+
+def test_nodes_json_is_written_only_when_something_changed(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    files.write_nodes(NODES)
+    (tmp_path / "nodes.json").unlink()
+    files.write_nodes(dict(NODES))
+    assert files.read_nodes() is None
+    files.write_nodes({})
+    assert files.read_nodes() == {}
+
+
+def test_a_file_is_replaced_whole_and_no_draft_is_left(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path)
+    files.write_nodes(NODES)
+    with (tmp_path / "nodes.json").open() as reader:
+        files.write_nodes({})
+        assert "ready" in reader.read()
+    assert [path.name for path in tmp_path.iterdir()] == ["nodes.json"]
+
+
+def test_an_event_can_be_read_as_soon_as_it_is_appended(tmp_path: Path) -> None:
+    with RunFiles(tmp_path) as files:
+        files.append_events([event("one")])
+        assert RunFiles(tmp_path).read_events() == (event("one"),)
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    with RunFiles(tmp_path) as files:
+        files.append_events([event("one")])
+    with (tmp_path / "events.jsonl").open("a") as torn:
+        torn.write('{"time_s": 1')
+    assert files.read_events() == (event("one"),)
+
+
+def test_a_loss_that_is_no_number_leaves_valid_json(tmp_path: Path) -> None:
+    story = Story().trained_to(1).commits(1, commit(2, 11.0, loss=math.nan))
+    with RunFiles(tmp_path) as files:
+        files.append_events(story.told)
+    last = (tmp_path / "events.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last, parse_constant=pytest.fail)["fields"]["loss"] is None
+
+
+def test_a_new_run_takes_away_what_the_last_one_left(tmp_path: Path) -> None:
+    with RunFiles(tmp_path) as files:
+        files.begin(INFO)
+        files.append_events([event("old")])
+        files.write_nodes(NODES)
+        files.write_report(Story().recorder.report())
+        files.begin(INFO)
+        files.append_events([event("new")])
+        assert (files.read_nodes(), files.read_report()) == (None, None)
+        assert files.read_events() == (event("new"),)
+        files.write_nodes(NODES)
+        assert files.read_nodes() == NODES
+
+
+def test_a_folder_without_a_run_reads_as_nothing(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "nowhere")
+    assert (files.read_run(), files.read_nodes(), files.read_report()) == (None, None, None)
+    assert files.read_events() == ()
+
+
+def test_a_file_that_is_not_ours_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ProtocolError, match=r"run\.json is not as Holdfast writes it"):
+        RunFiles(tmp_path).read_run()
