@@ -21,7 +21,7 @@ from benchmarks.harness.contenders import PeerRun
 from benchmarks.harness.holdfast_run import HoldfastRun
 from benchmarks.harness.layouts import LAYOUTS, Layout, check_layout, program_source
 from benchmarks.harness.results import machine, median, parser, progress, rounded, tell
-from benchmarks.harness.turns import Turns, measure
+from benchmarks.harness.turns import Turn, Turns, measure
 
 RATIO_MAX = 1.03
 PEERS = {"1x1": "accumulation.py", "2x1": "ddp.py", "1x2": "pipelining.py", "2x2": "pipelining.py"}
@@ -48,24 +48,29 @@ def compare(layout: Layout, spec: Path, folder: Path, turns: Turns) -> dict[str,
         ]
         peer = PeerRun(script, program_source(spec, {}), folder / "peer", layout.ranks, extra)
         stack.callback(peer.close)
-        seconds = measure([*ours, peer], turns)
+        measured = measure([*ours, peer], turns)
         for run in ours:
             check_layout(run.stop(), planned)
     return {
         "peer": PEER_NAMES[str(layout)],
-        "peer_step_s": round(median(seconds[peer.name]), 4),
-        **{run.name: _against(seconds[run.name], seconds[peer.name]) for run in ours},
-        "peer_samples_s": rounded(seconds[peer.name]),
+        "peer_step_s": round(median([turn.step_s for turn in measured[peer.name]]), 4),
+        "peer_cpu_s": round(median([turn.cpu_s for turn in measured[peer.name]]), 4),
+        **{run.name: _against(measured[run.name], measured[peer.name]) for run in ours},
+        "peer_samples_s": rounded([turn.step_s for turn in measured[peer.name]]),
     }
 
 
-def _against(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+def _against(ours: list[Turn], theirs: list[Turn]) -> dict[str, Any]:
+    ratios = [mine.step_s / other.step_s for mine, other in zip(ours, theirs, strict=True)]
+    cpu_ratios = [mine.cpu_s / other.cpu_s for mine, other in zip(ours, theirs, strict=True)]
     return {
-        "step_s": round(median(ours), 4),
+        "step_s": round(median([turn.step_s for turn in ours]), 4),
         "ratio": round(median(ratios), 4),
+        "cpu_s": round(median([turn.cpu_s for turn in ours]), 4),
+        "cpu_ratio": round(median(cpu_ratios), 4),
         "ratios": rounded(ratios),
-        "samples_s": rounded(ours),
+        "cpu_ratios": rounded(cpu_ratios),
+        "samples_s": rounded([turn.step_s for turn in ours]),
     }
 
 
@@ -107,13 +112,14 @@ def _arguments() -> argparse.Namespace:
 def _row(name: str, layout: Mapping[str, Any]) -> str:
     cells = [
         f"{layout[reduction]['step_s']:>9.3f} s {(layout[reduction]['ratio'] - 1) * 100:>+7.1f} %"
+        f"{(layout[reduction]['cpu_ratio'] - 1) * 100:>+7.1f} %"
         for reduction in ("allreduce", "canonical")
     ]
     return f"{name:<5}{layout['peer']:<34}{layout['peer_step_s']:>8.3f} s{''.join(cells)}"
 
 
 def _table(document: Mapping[str, Any]) -> list[str]:
-    head = f"{'':<5}{'peer':<34}{'step':>10}{'allreduce':>20}{'canonical':>20}"
+    head = f"{'':<5}{'peer':<34}{'step':>10}{'allreduce: wall, CPU':>29}{'canonical: wall, CPU':>29}"
     rows = [_row(name, layout) for name, layout in document["layouts"].items()]
     goals = [f"  {'met' if met else 'MISSED':<8}{goal}" for goal, met in document["goals_met"].items()]
     return [head, *rows, *goals]

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.harness.contenders import ProgramSource, gaps_s
 from benchmarks.harness.holdfast_run import HoldfastRun, RunRequest
 from benchmarks.harness.layouts import program_source
-from benchmarks.harness.processes import signal_group
+from benchmarks.harness.processes import BenchmarkError, signal_group
 from benchmarks.harness.results import machine, median, parser, progress, rounded, tell
 from benchmarks.harness.torchrun_run import TorchrunRun, settings
 
@@ -80,7 +80,11 @@ class Recovery:
             time.sleep(self._draw.uniform(0.0, step_s))
             killed_s = time.time()
             run.kill_agent(victim)
-            resumed = run.wait_resumed(killed_s, STEPS_AFTER)
+            try:
+                resumed = run.wait_resumed(killed_s, STEPS_AFTER)
+            except BenchmarkError as error:
+                progress(str(error))
+                return {"seconds": None, "step_s": step_s, "steps_lost": None, "victim": f"agent-{victim}"}
             committed = max(
                 step for i in run.incarnations() for step, time_s in i.commits if i.begun_s < killed_s >= time_s
             )
@@ -141,9 +145,8 @@ def main() -> None:
         for name, run in runs.items():
             sample = run()
             samples[name].append(sample)
-            progress(
-                f"{repeat + 1}/{arguments.repeats} {name}: {sample['seconds']:.3f} s, a step {sample['step_s']:.3f} s"
-            )
+            took = "never resumed" if sample["seconds"] is None else f"{sample['seconds']:.3f} s"
+            progress(f"{repeat + 1}/{arguments.repeats} {name}: {took}, a step {sample['step_s']:.3f} s")
     document = {"benchmark": "recovery", "machine": facts, "spec": str(arguments.spec), **_summary(samples)}
     tell(document, _table(document), arguments.json)
     shutil.rmtree(folder)
@@ -175,6 +178,7 @@ def _summary(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         "ours_minus_step_s": round(median([s["seconds"] - s["step_s"] for s in samples["holdfast_kill"]]), 4),
         "ours_range_s": rounded([min(of("holdfast_kill", "seconds")), max(of("holdfast_kill", "seconds"))]),
         "torchrun_range_s": rounded([min(of("torchrun_kill", "seconds")), max(of("torchrun_kill", "seconds"))]),
+        "torchrun_never_resumed": sum(sample["seconds"] is None for sample in samples["torchrun_kill"]),
         "torchrun_step_s": mid("torchrun_kill", "step_s"),
         "steps_lost": {name: of(name, "steps_lost") for name in ("holdfast_kill", "torchrun_kill")},
         "drain_downtime_s": mid("drain", "seconds"),

@@ -1,6 +1,7 @@
 """Child processes of a benchmark: each in a process group of its own, ended whole, its output kept in a file."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Self
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.01
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 class BenchmarkError(Exception):
@@ -35,6 +38,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
                 env=environment() | dict(extra or {}),
             )
 
@@ -68,6 +72,11 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _die_with_parent() -> None:
+    """Linux: a benchmark that is killed leaves nothing that trains on."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def signal_group(group: int, number: signal.Signals) -> None:

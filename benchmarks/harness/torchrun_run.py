@@ -27,6 +27,9 @@ RENDEZVOUS = {
     "keep_alive_interval": "1",  # [5]
     "keep_alive_max_attempt": "2",  # [3]
 }
+# With the store that agents share by default, torch 2.13 keeps the addresses of workers that are gone, and restarted
+# workers may wait for them in vain; each restart gets a fresh store with this.
+ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 MONITOR_INTERVAL_S = 0.05  # [0.1] how often an agent looks at its worker
 
 
@@ -55,7 +58,7 @@ class TorchrunRun:
         command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self._store.port}", "--rdzv-id=bench"]
         command += ["--rdzv-conf=" + ",".join(f"{key}={value}" for key, value in RENDEZVOUS.items())]
         command += [str(_SCRIPT), "--program", source.to_json(), "--folder", str(self._folder)]
-        self._agents = [Child(command, logs / f"agent-{index}.log") for index in range(agents)]
+        self._agents = [Child(command, logs / f"agent-{index}.log", ENVIRONMENT) for index in range(agents)]
         self._killed: set[int] = set()
 
     def incarnations(self) -> Iterator[Incarnation]:
@@ -118,6 +121,7 @@ def settings() -> dict[str, Any]:
     """What a result should say of how torchrun was set."""
     return {
         "rdzv_conf": dict(RENDEZVOUS),
+        "environment": dict(ENVIRONMENT),
         "monitor_interval_s": MONITOR_INTERVAL_S,
         "rendezvous_store": "in the benchmark's process",
         "checkpoint": "torch.save of model, optimizer and schedule to /dev/shm at every step, by rank 0",

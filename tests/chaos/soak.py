@@ -63,7 +63,9 @@ def main() -> None:
     print(f"{arguments.seeds} schedules, {generations} generations, {len(wrong)} wrong")
     print("\n".join(wrong))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"schedules": arguments.seeds, "generations": generations, "wrong": wrong}))
+        arguments.json.write_text(
+            json.dumps({"schedules": arguments.seeds, "generations": generations, "wrong": wrong})
+        )
     sys.exit(bool(wrong))
 
 

@@ -68,8 +68,8 @@ class RunningJob:
             lines = (self.out / "events.jsonl").read_text().splitlines()
         except FileNotFoundError:
             return 0
-        commits = [json.loads(line) for line in lines if '"commit"' in line]
-        return max((event["fields"]["step"] for event in commits if event["kind"] == "commit"), default=0)
+        commits = [json.loads(line) for line in lines if '"step.committed"' in line]
+        return max((event["fields"]["step"] for event in commits), default=0)
 
     def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -109,10 +109,11 @@ def job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = ()) -> I
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()
+        with process:  # waits for it, and closes its pipe
+            pass
         for node in running.nodes().values():
             for pid in (node["agent_pid"], *node["worker_pids"]):
-                if pid and _is_ours(pid):
+                if pid and is_alive(pid):
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -122,9 +123,9 @@ def run_job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = (), 
         return running.end(timeout_s)
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether the pid still is a process of ours, and not a later one that got the number."""
+def is_alive(pid: int) -> bool:
+    """Whether the pid is a process of ours that runs: no zombie, and no later process that got the number."""
     try:
-        return b"holdfast" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"holdfast" in Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie has none
     except OSError:
         return False

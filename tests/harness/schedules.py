@@ -68,7 +68,9 @@ def _storm(rng: random.Random, seed: int, steps: int) -> Schedule:
     for victim in victims:
         verb = rng.choice(["kill", "kill agent", "stop", "drain", "terminate", "kill worker"])
         target = f"{victim}/0" if verb == "kill worker" else victim
-        when = rng.choice([f"at step {burst}", f"at step {rng.randint(1, steps - 2)}", f"after {rng.uniform(2, 8):.2f}s"])
+        when = rng.choice(
+            [f"at step {burst}", f"at step {rng.randint(1, steps - 2)}", f"after {rng.uniform(2, 8):.2f}s"]
+        )
         faults.append(f"{verb} {target} {when}")
     rng.shuffle(faults)
     return Schedule(seed=seed, nodes=nodes, slots=1, depth=1, steps=steps, faults=tuple(faults))

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from holdfast.agent.contact import ContactPoint, hold_contact
 from holdfast.agent.http import HttpPort
 from holdfast.agent.leading import Leader, LostLeadershipError, evict
 from holdfast.agent.probing import Verdict, probe
@@ -43,6 +44,7 @@ from holdfast.spec import JobSpec
 
 log = logging.getLogger(__name__)
 _WATCHDOG_S = 0.25
+_CONTACT_PAUSE_S = 0.2  # between attempts to reach a leader that does not take the connection
 
 
 class Agent:
@@ -53,7 +55,7 @@ class Agent:
         self._spec = JobSpec.model_validate(job.spec)
         self._keys = Keys(job=settings.job)
         self._lease = 0
-        self._http = HttpPort(settings.host, self._alive, self._status)
+        self._http = HttpPort(settings.host, self._alive, self._status, ContactPoint(self._contact_lost))
         self._reporter = Reporter(store, self._keys, lambda: self._lease)
         self._workers = Workers(
             settings.node, settings.host, settings.scratch, job, self._worker_said, self._worker_ended
@@ -61,6 +63,8 @@ class Agent:
         self._member: Member | None = None
         self._leaders: dict[str, KeyValue] = {}  # the leader key and all node records, as last seen
         self._leader_gone = asyncio.Event()
+        self._leader_known = asyncio.Event()
+        self._term: Leader | None = None
         self._changed = asyncio.Event()
         self._left = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -90,6 +94,7 @@ class Agent:
                     ("report", self._reporter.run()),
                     ("follow", self._follow()),
                     ("lead", self._lead()),
+                    ("contact", self._keep_contact()),
                     ("watchdog", self._watch_workers()),
                     ("timer", self._wake()),
                 )
@@ -188,6 +193,7 @@ class Agent:
                 self._leaders.pop(key, None)
             if kind == "leader" and kv is None:
                 self._leader_gone.set()
+            self._leader_known.set()
             return
         node, now_s = self._node, self._now_s()
         try:
@@ -213,6 +219,7 @@ class Agent:
             leader = Leader(self._store, self._keys, self._job, self._spec.timeouts.probe_s)
             try:
                 if await leader.campaign(me, self._lease):
+                    self._term = leader
                     await leader.lead()
             except* LostLeadershipError:
                 log.warning("leader.lost")
@@ -220,22 +227,48 @@ class Agent:
                 log.warning("leader.store_unavailable", extra={"error": repr(group.exceptions)})
                 await asyncio.sleep(self._spec.timeouts.lease_ttl_s / 10)
                 self._leader_gone.set()
+            finally:
+                self._term = None
+
+    def _other_leader(self) -> tuple[KeyValue, NodeRecord] | None:
+        """The leader's key and its node's record, if another node leads and both are known."""
+        held = self._leaders.get(self._keys.one("leader"))
+        if held is None:
+            return None
+        leader = decode(LeaderRecord, held.value)
+        node = self._leaders.get(self._keys.node(leader.node))
+        if node is None or leader.node == self._settings.node:
+            return None
+        return held, decode(NodeRecord, node.value)
 
     async def _probe_leader(self) -> None:
         """Who lost contact with a peer asks after the leader: nobody else would, if it is the leader that died."""
-        held = self._leaders.get(self._keys.one("leader"))
-        if held is None:
+        known = self._other_leader()
+        if known is None:
             return
-        leader = decode(LeaderRecord, held.value)
-        if leader.node == self._settings.node:
-            return
-        node = self._leaders.get(self._keys.node(leader.node))
-        if node is None:
-            return
-        record = decode(NodeRecord, node.value)
+        held, record = known
         verdict, _ = await probe(record.host, record.port, record.incarnation, self._spec.timeouts.probe_s)
         if verdict is Verdict.REFUSED:
             await evict(self._store, held, "the coordinating agent is gone")
+
+    async def _keep_contact(self) -> None:
+        """Hold a connection to whoever leads; when it breaks, find out why."""
+        while True:
+            self._leader_known.clear()
+            known = self._other_leader()
+            if known is None:
+                await self._leader_known.wait()
+                continue
+            _, record = known
+            await hold_contact(record.host, record.port, self._settings.node)
+            await self._probe_leader()
+            await asyncio.sleep(_CONTACT_PAUSE_S)
+
+    def _contact_lost(self, node: NodeId) -> None:
+        """A node's connection to this agent is gone: if this agent leads, ask after that node."""
+        record = self._leaders.get(self._keys.node(node))
+        if self._term is not None and record is not None and not self._left.is_set():
+            self._background(self._term.ask_after(decode(NodeRecord, record.value)), f"ask-after-{node}")
 
     async def _watch_workers(self) -> None:
         """Kill what makes no progress: in its own code at once, in communication only after its peers had their

@@ -1,4 +1,4 @@
-"""The agent's HTTP port: /alive for probes, /status for people and tools, /metrics for Prometheus."""
+"""The agent's HTTP port: /alive for probes, /contact for peers, /status for people, /metrics for Prometheus."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,16 +6,25 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from holdfast.agent.contact import PATH, ContactPoint
+
 
 class HttpPort:
     """Listens as long as the agent lives: a refused connection means the agent is dead."""
 
-    def __init__(self, host: str, alive: Callable[[], dict[str, Any]], status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        alive: Callable[[], dict[str, Any]],
+        status: Callable[[], dict[str, Any]],
+        contact: ContactPoint,
+    ) -> None:
         application = web.Application()
+        application.router.add_get(PATH, contact.handle)
         application.router.add_get("/alive", lambda _: _json(alive()))
         application.router.add_get("/status", lambda _: _json(status()))
         application.router.add_get("/metrics", _metrics)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         self._host = host
         self.port = 0
 

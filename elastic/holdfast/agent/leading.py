@@ -145,7 +145,7 @@ class Leader:
             case ReleaseDrain(record):
                 await self._write([Put(key=keys.drain(record.node), value=encode(record))])
             case ProbeNode(record):
-                tasks.create_task(self._probe(record), name=f"probe-{record.node}")
+                tasks.create_task(self.ask_after(record), name=f"probe-{record.node}")
             case EvictNode(record, reason):
                 await self._evict(record, reason)
         return False
@@ -174,7 +174,8 @@ class Leader:
                 raise LostLeadershipError
             return
 
-    async def _probe(self, record: NodeRecord) -> None:
+    async def ask_after(self, record: NodeRecord) -> None:
+        """Probe a node; evict it if it is dead, else tell the coordinator what it answered."""
         verdict, workers = await probe(record.host, record.port, record.incarnation, self._probe_s)
         if verdict is Verdict.REFUSED:
             await self._evict(record, "its agent is gone")

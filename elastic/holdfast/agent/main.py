@@ -35,10 +35,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address at which peers reach this node")
     parser.add_argument("--domain", default=None, help="failure domain; the node itself by default")
     parser.add_argument("--slots", type=int, default=1)
-    parser.add_argument("--die-with-parent", action="store_true")
+    parser.add_argument("--parent-pid", type=int, default=None, help="end when this parent process ends")
     arguments = parser.parse_args()
-    if arguments.die_with_parent:
+    if arguments.parent_pid is not None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != arguments.parent_pid:
+            return  # it ended before we asked to be told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up_logging(job=arguments.job, node=arguments.node)
     host, _, port = arguments.store.rpartition(":")

@@ -74,7 +74,7 @@ class LocalNodes:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "holdfast.agent.main", "--job", settings.job, "--store", settings.store_address),
-                *("--node", node, "--slots", str(settings.slots), "--die-with-parent"),
+                *("--node", node, "--slots", str(settings.slots), "--parent-pid", str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -132,4 +132,6 @@ def _check_layout(inspected: Inspected, nodes: int) -> None:
     try:
         plan(request)
     except NoPlanError as error:
-        raise SpecError(f"layout: the model does not fit: nodes {nodes}, slots_per_node {spec.slots_per_node}: {error}") from error
+        raise SpecError(
+            f"layout: the model does not fit: nodes {nodes}, slots_per_node {spec.slots_per_node}: {error}"
+        ) from error

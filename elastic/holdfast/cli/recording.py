@@ -50,11 +50,8 @@ class Recording:
             "node": report.node,
             **({"missed": report.missed} if missed else {}),
         }
-        kind = EventKind.__members__.get("FAULT_MISSED" if missed else "FAULT_FIRED")
-        if kind is not None:
-            self._tell((RunEvent(time_s=time.time(), kind=kind, text=str(report), fields=fields),))
-        elif self._screen is not None:
-            self._screen.show((Line(time_s=time.time(), text=str(report)),))
+        kind = EventKind.FAULT_MISSED if missed else EventKind.FAULT_FIRED
+        self._tell((RunEvent(time_s=time.time(), kind=kind, text=str(report), fields=fields),))
 
     def node_started(self, node: NodeId, pid: int) -> None:
         self._recorder.launched(node, pid)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from holdfast.model.records import Result
 from holdfast.telemetry.report import GenerationReport, Report
 
 
@@ -25,7 +26,7 @@ def _lines(report: Report, out: Path) -> Iterator[str]:
     if report.weights_sha256 is not None:
         yield f"  weights   {report.weights_sha256}"
         yield f"  optimizer {report.optimizer_sha256}"
-    yield f"  in {out}"
+    yield f"  in {out}" + (f"; what the nodes said is in {out / 'logs'}" if report.outcome is Result.FAILED else "")
 
 
 def _generation(generation: GenerationReport) -> str:

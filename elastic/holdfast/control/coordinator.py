@@ -54,6 +54,8 @@ class Coordinator:
         self._lineage: Lineage = generation.lineage if generation is not None else ()
         self._ended = False
         self._probed = 0
+        self._copies_lost_s: float | None = None  # when a copy of every layer was first missed
+        self._lost: list[str] = []  # members lost since the last start
         self._wake_at_s: float | None = None
         if generation is not None:
             self._view.enter(generation, now_s)
@@ -89,7 +91,7 @@ class Coordinator:
             failure = view.failure
             return self._end(Result.FAILED, f"step {failure.step}, {failure.slot}: {failure.where}")
         if view.generation is None:
-            return self._first_generation(now_s)
+            return self._release() or self._first_generation(now_s)
         if view.is_finished:
             stopped = view.start is not None and view.start.action is Action.FINISH
             if stopped:
@@ -122,6 +124,7 @@ class Coordinator:
         of_themselves = [ref for ref in lost if ref.worker in self._view.died]
         cause = Cause.WORKER_DIED if len(of_themselves) == len(lost) else Cause.LOSS
         names = ", ".join(str(ref.slot) for ref in lost)
+        self._lost += [str(ref.slot) for ref in lost]
         return self._new_generation(StopMode.ABORT, cause, f"lost {names}", now_s)
 
     def _after_silence(self, now_s: float) -> Command | None:
@@ -152,9 +155,23 @@ class Coordinator:
             return self._hurry_drain(now_s)
         decided = decide_start(job, view, self._lineage)
         if isinstance(decided, LostLayers):
-            return self._end(Result.FAILED, self._explain_lost(decided))
+            return self._await_copies(decided, now_s)
         self._begin(decided, now_s)
         return WriteStart(decided)
+
+    def _await_copies(self, lost: LostLayers, now_s: float) -> Command | None:
+        """A node whose lease ended may live and come back with what it holds: give it a little time."""
+        view = self._view
+        self._copies_lost_s = now_s if self._copies_lost_s is None else self._copies_lost_s
+        known = {ref.worker for ref in view.members}
+        new = ", ".join(str(ref.slot) for ref in view.live if ref.worker not in known)
+        if new:
+            return self._new_generation(StopMode.ABORT, Cause.RESUME, f"{new} came", now_s)
+        given_up_s = self._copies_lost_s + self._job.start_settle_s
+        if now_s < given_up_s:
+            self._wake(given_up_s)
+            return None
+        return self._end(Result.FAILED, self._explain_lost(lost))
 
     def _hurry_drain(self, now_s: float) -> Command | None:
         """A boundary that comes too late for a drain's deadline is not waited for."""
@@ -266,18 +283,18 @@ class Coordinator:
         return WriteGeneration(record)
 
     def _count_trouble(self, cause: Cause) -> int:
-        """Failures in a row of generations that ran, at the step where the last one was."""
+        """Failures in a row of generations that had a start, at the step where the last one was."""
         view = self._view
         before = view.generation
         if before is None or before.trouble_step != view.committed_step:
             known = 0
         else:
             known = before.trouble
-        ran = view.is_running or cause is Cause.STALLED
-        return known + 1 if cause in _CAUSES_OF_TROUBLE and ran else known
+        return known + 1 if cause in _CAUSES_OF_TROUBLE and view.start is not None else known
 
     def _begin(self, start: StartRecord, now_s: float) -> None:
         self._view.begin(start, now_s)
+        self._copies_lost_s, self._lost = None, []
         self._lineage = extend_lineage(self._lineage, start.generation, start.version.step)
 
     def _probes(self) -> Iterator[Command]:
@@ -299,8 +316,10 @@ class Coordinator:
         )
 
     def _gone(self) -> str:
-        assert self._view.generation is not None
-        return f"generation {self._view.generation.number}: {self._view.generation.reason}"
+        generation = self._view.generation
+        assert generation is not None
+        lost = f"lost since the last start: {', '.join(self._lost)}; " if self._lost else ""
+        return f"{lost}generation {generation.number}: {generation.reason}"
 
     def _end(self, result: Result, reason: str) -> Command:
         self._ended = True

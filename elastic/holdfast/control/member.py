@@ -127,26 +127,31 @@ class Member:
         return tuple(w.ref for _, w in sorted(self.workers.items()) if w.ref is not None)
 
     def rejoined(self, incarnation: str) -> Iterator[MemberCommand]:
-        """The lease ran out and a new one was taken: the same workers, with what they hold, join anew."""
+        """The lease ran out and a new one was taken. Either nobody noticed, and all goes on, once what was said under
+        the old incarnation is said again; or a generation without this node has begun, and will be seen."""
         self.identity = Identity(
             **{name: getattr(self.identity, name) for name in self.identity.__dataclass_fields__}
             | {"incarnation": incarnation}
         )
-        for index in self._members():
-            assert self.generation is not None
-            yield TellWorker(index, Stop(generation=self.generation.number + 1, abort=True))
-        self.generation, self.start, self._acked = None, None, None
         if self.registered:
             yield PutNode(self._record())
+        self._acked = None
+        yield from self._acknowledge()
 
     def generation_seen(self, record: GenerationRecord, now_s: float) -> Iterator[MemberCommand]:
         if self.generation is not None and record.number <= self.generation.number:
             return
         self.generation, self.start, self._acked = record, None, None
         abort = record.stop is StopMode.ABORT
-        self._abort_by_s = now_s + self.abort_s if abort and self._members() else None
-        for index in self._members():
-            yield TellWorker(index, Stop(generation=record.number, abort=abort))
+        members = self._members()
+        self._abort_by_s = now_s + self.abort_s if abort and members else None
+        for index, worker in sorted(self.workers.items()):
+            if index in members:
+                yield TellWorker(index, Stop(generation=record.number, abort=abort))
+            elif worker.told_start:
+                # Taken for lost: what it does is over, and nobody is left to do it with.
+                worker.told_start = 0
+                yield TellWorker(index, Stop(generation=record.number, abort=True))
 
     def start_seen(self, record: StartRecord) -> Iterator[MemberCommand]:
         if self.generation is None or record.generation != self.generation.number or self.start is not None:

@@ -1,7 +1,8 @@
 """From which step a generation starts: the newest that every layer is found at.
 
 Rules: a version is part of the history unless a later generation started from an earlier step. A rank that voted
-for a step and missed the result holds complete gradients: if anyone committed that step, it rolls forward.
+for a step and missed the result holds complete gradients: if anyone is known to have committed that step, be it
+somebody who is gone since, it rolls forward.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,32 +34,39 @@ class LostLayers:
 
 
 def choose_basis(
-    inventories: Sequence[SlotInventory], lineage: Lineage, layer_count: int, committed_step: int
+    inventories: Sequence[SlotInventory],
+    lineage: Lineage,
+    layer_count: int,
+    committed_step: int,
+    told: Mapping[int, Commit] | None = None,
 ) -> Basis | LostLayers:
-    """`committed_step`: the newest step known to be committed, 0 for none."""
-    committed = {i.version for i in inventories if i.version is not None and is_history(i.version, lineage)}
+    """`committed_step`: the newest step known to be committed, 0 for none. `told`: by generation, the newest commit
+    in it that anyone told of."""
+    told = told or {}
+    missed = {i.pending for i in inventories if i.pending is not None and _is_told(i.pending, told)}
+    found = missed | {i.version for i in inventories if i.version is not None}
+    committed = {version for version in found if is_history(version, lineage)}
     every_layer = frozenset(range(layer_count))
     for version in sorted(committed, reverse=True):
-        if version.step == 0:
-            break  # an initial state is made anew wherever it lacks
         held = _held_at(version, inventories)
         if frozenset[int]().union(*held.values()) == every_layer:
-            commits = [commit for i in inventories if i.version == version for commit in i.commits]
             return Basis(
                 version=version,
                 held=held,
-                roll_forward=next((c for c in commits if c.step == version.step), None),
+                roll_forward=_commit_of(version, inventories, told),
                 initialise=False,
                 redone_steps=_redone(inventories, version.step, committed_step),
             )
-    if committed_step == 0 and all(version.step == 0 for version in committed):
+    # An initial state is made anew wherever it lacks, also where only the dead had committed the first step.
+    begun = committed_step == 0 or (committed_step == 1 and bool(committed))
+    if begun and all(version.step == 0 for version in committed):
         first = Version(0, 0)
         return Basis(
             version=first,
             held=_held_at(first, inventories),
             roll_forward=None,
             initialise=True,
-            redone_steps=_redone(inventories, 0, 0),
+            redone_steps=_redone(inventories, 0, committed_step),
         )
     newest = max(committed, default=None)
     left = _held_at(newest, inventories) if newest is not None else {}
@@ -78,6 +86,18 @@ def extend_lineage(lineage: Lineage, generation: int, start_step: int) -> Lineag
 
 def _held_at(version: Version, inventories: Sequence[SlotInventory]) -> dict[SlotId, frozenset[int]]:
     return {i.slot: frozenset(i.layers) for i in inventories if i.layers and version in (i.version, i.pending)}
+
+
+def _is_told(version: Version, told: Mapping[int, Commit]) -> bool:
+    return version.generation in told and told[version.generation].step == version.step
+
+
+def _commit_of(version: Version, inventories: Sequence[SlotInventory], told: Mapping[int, Commit]) -> Commit | None:
+    """The commit that led to `version`, for those that missed it."""
+    commits = [commit for i in inventories if i.version == version for commit in i.commits]
+    if _is_told(version, told):
+        commits.append(told[version.generation])
+    return next((commit for commit in commits if commit.step == version.step), None)
 
 
 def _redone(inventories: Sequence[SlotInventory], start_step: int, committed_step: int) -> int:

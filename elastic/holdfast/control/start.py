@@ -17,7 +17,7 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
     """Called when `view.is_stopped`."""
     generation = view.generation
     assert generation is not None and view.is_stopped
-    basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step)
+    basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step, view.told)
     if isinstance(basis, LostLayers):
         return basis
     staying = _staying(job, view)

@@ -19,6 +19,7 @@ from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     AckPhase,
     Action,
+    Commit,
     DrainRecord,
     FailureRecord,
     GenerationRecord,
@@ -44,6 +45,7 @@ class View:
     drains: dict[NodeId, Drain] = field(default_factory=dict)
     died: set[str] = field(default_factory=set)  # workers that died of themselves on a node that lives
     committed_step: int = 0
+    told: dict[int, Commit] = field(default_factory=dict)  # by generation, its newest commit that anyone told of
     stop_reason: str | None = None
     failure: FailureRecord | None = None
     membership_changed_s: float = 0.0
@@ -66,6 +68,7 @@ class View:
 
     def begin(self, start: StartRecord, now_s: float) -> None:
         self.start, self.entered_s = start, now_s
+        self.committed_step = max(self.committed_step, start.version.step)  # who received layers tells no commits
 
     def absorb(self, event: Event, now_s: float) -> None:
         match event:
@@ -79,7 +82,7 @@ class View:
             case AckReceived(ack):
                 self._acknowledged(ack)
             case ProgressMade(record):
-                self.committed_step = max(self.committed_step, record.commits[-1].step)
+                self._committed(record.generation, record.commits[-1])
                 if self.generation is not None and record.generation == self.generation.number:
                     self.progressed = True
             case ContactLost(suspect):
@@ -102,6 +105,11 @@ class View:
             self.nodes[node] = record
             self.died.update(record.died)
 
+    def _committed(self, generation: int, commit: Commit) -> None:
+        self.committed_step = max(self.committed_step, commit.step)
+        if generation not in self.told or self.told[generation].step < commit.step:
+            self.told[generation] = commit
+
     def _acknowledged(self, ack: NodeAck) -> None:
         generation, record = self.generation, self.nodes.get(ack.node)
         if generation is None or ack.generation != generation.number:
@@ -109,8 +117,8 @@ class View:
         if record is None or record.incarnation != ack.incarnation:
             return
         for inventory in ack.inventory:
-            if inventory.commits:
-                self.committed_step = max(self.committed_step, inventory.commits[-1].step)
+            if inventory.commits and inventory.version is not None:
+                self._committed(inventory.version.generation, inventory.commits[-1])
         # Each phase holds the ones before it: a store shows only the last of quick writes to one key.
         self.stopped.setdefault(ack.node, ack)
         if ack.phase in (AckPhase.RUNNING, AckPhase.FINISHED):

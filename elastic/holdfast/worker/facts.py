@@ -20,7 +20,7 @@ def inspect(program: Program) -> ProgramFacts:
 
     Raises:
         ProgramError: the dataset is too short or its samples differ, a layer cannot be built or does not fit the
-            one before it, the loss does not accept the output or is no scalar, nothing can be trained, tied parameters
+            one before it or changes buffers in its forward, the loss does not accept the output or is no scalar, nothing can be trained, tied parameters
             differ, or the optimizer cannot be built.
     """
     inputs, target, size = _first_microbatch(program)
@@ -87,6 +87,7 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
     module = build_on_meta(layer)
     _check_factory(layer, module)
     given = _describe(activation)
+    versions = {name: buffer._version for name, buffer in module.named_buffers()}
     with FlopCounterMode(display=False) as counter:
         try:
             output: Any = apply_layer(module, activation)
@@ -95,6 +96,7 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
                 f"layer {layer.name!r} does not accept what {source} made, {given}: {type(error).__name__}: {error}"
             ) from error
     _check_output(layer, output)
+    _check_buffers(layer, module, versions)
     facts = LayerFacts(
         name=layer.name,
         parameters=tuple(
@@ -132,6 +134,21 @@ def _check_factory(layer: Layer, module: nn.Module) -> None:
         raise ProgramError(
             f"layer {layer.name!r}: two calls of its factory made different parameters ({', '.join(odd[:6])}); "
             "should make the same names, shapes and dtypes at each call"
+        )
+
+
+def _check_buffers(layer: Layer, module: nn.Module, versions: dict[str, int]) -> None:
+    """Replicas see different microbatches: what a forward writes into a buffer would differ between them."""
+    changed = [name for name, buffer in module.named_buffers() if buffer._version != versions.get(name)]
+    norms = [n for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    changed += [
+        f"{n}.running_mean" for n in norms if getattr(module.get_submodule(n), "running_mean", None) is not None
+    ]
+    if changed:
+        raise ProgramError(
+            f"layer {layer.name!r}: its forward changes its buffer {changed[0]}, as running statistics do, and each "
+            "replica would change it in its own way; use a layer without them, such as GroupNorm, LayerNorm, or "
+            "BatchNorm with track_running_stats=False"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
-from holdfast.errors import UserCodeError
+from holdfast.errors import AbortedError, HoldfastError, UserCodeError
 from holdfast.model.facts import ActivationSpec
 from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Span
@@ -51,8 +51,17 @@ class StageModule(nn.Module):
     `microbatch` and `step` are set before each forward; `current` names the layer being computed, for errors.
     """
 
-    def __init__(self, program: Program, layers: list[HeldLayer], first_input: ActivationSpec, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        program: Program,
+        layers: list[HeldLayer],
+        first_input: ActivationSpec,
+        pulse: Pulse,
+        aborted: Callable[[], bool],
+    ) -> None:
+        """`aborted` is asked at every layer, so that an abort does not wait until this rank communicates again."""
         super().__init__()
+        self._aborted = aborted
         self._program = program
         self._layers = layers
         self._takes_tuple = first_input.is_tuple
@@ -67,8 +76,7 @@ class StageModule(nn.Module):
     def forward(self, *args: Tensor) -> Activation:
         activation: Activation = args if self._takes_tuple else args[0]
         for layer in self._layers:
-            self.current = layer.name
-            self._pulse.beat(Phase.COMPUTE)
+            self._enter(layer)
             torch.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
             begun = time.perf_counter()
             try:
@@ -79,6 +87,12 @@ class StageModule(nn.Module):
             self._watch_backward(layer, activation)
         return activation
 
+    def _enter(self, layer: HeldLayer) -> None:
+        if self._aborted():
+            raise AbortedError(f"aborted at layer {layer.name!r}")
+        self.current = layer.name
+        self._pulse.beat(Phase.COMPUTE)
+
     def _watch_backward(self, layer: HeldLayer, activation: Activation) -> None:
         """When the gradient of a layer's output is known, the backward of the layers after it is over."""
         outputs = activation if isinstance(activation, tuple) else (activation,)
@@ -87,10 +101,9 @@ class StageModule(nn.Module):
             return
 
         def begin_backward(_: Tensor) -> None:
-            self._pulse.beat(Phase.COMPUTE)
             if layer is not self._layers[-1]:
                 self.clock.backward(layer.index + 1)
-            self.current = layer.name
+            self._enter(layer)
 
         output.register_hook(begin_backward)
 
@@ -125,14 +138,22 @@ class HoldfastStage(PipelineStage):
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         self._module.microbatch = self._microbatches.start + fwd_chunk_id
-        return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        try:
+            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        except RuntimeError as error:  # torch wraps what the module raised
+            if isinstance(error.__cause__, HoldfastError):
+                raise error.__cause__ from error.__cause__.__cause__
+            raise
 
     def backward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
         self._module.clock.start_backward()
         try:
             return super().backward_maybe_with_nosync(*args, **kwargs)
         except Exception as error:  # backward runs user code and no communication
-            raise UserCodeError(f"backward of layer {self._module.current!r} failed: {error!r}") from error
+            first = error.__cause__ or error  # torch wraps what autograd raised
+            if isinstance(first, AbortedError):
+                raise first from None
+            raise UserCodeError(f"backward of layer {self._module.current!r} failed: {first!r}") from first
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)

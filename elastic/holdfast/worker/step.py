@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import Schedule1F1B
 
-from holdfast.errors import HoldfastError, UserCodeError
+from holdfast.errors import UserCodeError
 from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Plan, Span
 from holdfast.worker.comm import Comm
@@ -32,7 +32,9 @@ class StepRunner:
         first, last = facts.layers[span.start], facts.layers[span.stop - 1]
         canonical = setting.spec.reduction == "canonical"
         self._reducer = Reducer(comm, program, plan, rank, list(self._held.values()), canonical=canonical)
-        self._module = StageModule(program, list(self._held.values()), first.input, setting.pulse)
+        self._module = StageModule(
+            program, list(self._held.values()), first.input, setting.pulse, aborted=lambda: comm.aborted
+        )
         self._stage = HoldfastStage(
             self._module,
             index=stage_index,
@@ -72,8 +74,8 @@ class StepRunner:
         target = torch.arange(len(self._microbatches)) if self._is_last else None
         try:
             self._schedule.step(*inputs, target=target, return_outputs=False)
-        except Exception as error:  # torch wraps what user code raises; told apart by its cause
-            raise self._translate(error) from error
+        except RuntimeError as error:  # the stage and the loss have told user code apart: this is communication
+            raise self._comm.translate(error) from error
         self._setting.pulse.beat(Phase.COMMUNICATE)
         self._reducer.reduce()
 
@@ -111,14 +113,6 @@ class StepRunner:
             raise UserCodeError(f"the loss failed: {error!r}") from error
         self._losses[self._microbatches.start + index] = loss.detach()
         return loss / self._program.microbatches
-
-    def _translate(self, error: Exception) -> Exception:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, HoldfastError):
-                return cause
-            cause = cause.__cause__
-        return self._comm.translate(error) if isinstance(error, RuntimeError) else error
 
 
 def _to_device(target: Activation, device: torch.device) -> Activation:

@@ -37,14 +37,12 @@ class Wires:
     given: dict[int, dict[SlotId, Contribution]] = field(default_factory=dict)  # by step
     votes: dict[int, dict[SlotId, bool]] = field(default_factory=dict)  # by step; -1 is the first vote
     digests: dict[int, int] = field(default_factory=dict)
+    movers: frozenset[SlotId] = field(init=False)
+    ranks: frozenset[SlotId] = field(init=False)
 
-    @property
-    def movers(self) -> frozenset[SlotId]:
-        return frozenset(slot for t in self.start.transfers for slot in (t.source, t.target))
-
-    @property
-    def ranks(self) -> frozenset[SlotId]:
-        return frozenset(self.plan.slots) if self.plan is not None else frozenset()
+    def __post_init__(self) -> None:
+        self.movers = frozenset(slot for t in self.start.transfers for slot in (t.source, t.target))
+        self.ranks = frozenset(self.plan.slots) if self.plan is not None else frozenset()
 
     @property
     def plan(self) -> Plan | None:

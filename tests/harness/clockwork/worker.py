@@ -55,7 +55,7 @@ class Surroundings(Protocol):
 
     now_s: float
     forming_breaks: bool
-    rough_closing: bool
+    rough_closings: int
 
     @property
     def steps(self) -> int: ...
@@ -63,6 +63,8 @@ class Surroundings(Protocol):
     def wires(self, message: Start) -> Wires: ...
 
     def is_served(self, message: Start, slot: SlotId) -> bool: ...
+
+    def voted(self, wires: Wires) -> None: ...
 
     def committed(self, worker: "Worker", commit: Commit) -> None: ...
 
@@ -223,13 +225,17 @@ class Worker:
             return False
         if self._aborted:
             return True
+        if not self._wires.lost and not self._world.rough_closings:
+            return False
         if self.phase is Phase.FORMING:
             return self._world.forming_breaks and bool(self._companions(self._wires) & self._wires.lost)
         return self.phase in _WAITING_FOR_PEERS and bool(self._peers(self._wires) & self._gone(self._wires))
 
     def break_off(self) -> str:
         """Communication raised."""
-        number, phase = self.generation, self.phase
+        number, phase, wires = self.generation, self.phase, self._its_wires
+        if not self._aborted and not self._companions(wires) & wires.lost:
+            self._world.rough_closings -= 1
         self._close(lost=True)
         self.phase = Phase.IDLE
         self.to_agent.append(Broken(generation=number, detail="a peer was lost"))
@@ -254,7 +260,7 @@ class Worker:
         return (wires.movers if self.phase is Phase.MOVING else wires.ranks) - {self.slot}
 
     def _gone(self, wires: Wires) -> set[SlotId]:
-        return wires.lost | wires.closed if self._world.rough_closing else wires.lost
+        return wires.lost | wires.closed if self._world.rough_closings else wires.lost
 
     def _all_voted(self, step: int) -> bool:
         return len(self._its_wires.votes.get(step, ())) == len(self._its_wires.ranks)
@@ -379,6 +385,8 @@ class Worker:
 
     def _vote(self, step: int) -> None:
         self._its_wires.votes.setdefault(step, {})[self.slot] = self._newest_stop > self.generation
+        if self._all_voted(step):
+            self._world.voted(self._its_wires)
 
     def _say_running(self, initialised: int) -> None:
         start = SlotStart(slot=self.slot, form_s=0.0, move_s=0.0, received=(), initialised_layers=initialised)

@@ -229,3 +229,25 @@ def test_collate_stacks_samples_and_always_gives_inputs_as_a_tuple() -> None:
     assert [tensor.tolist() for tensor in inputs] == [[4, 1], [[4, 4], [1, 1]]]
     assert isinstance(target, tuple)
     assert target[0].tolist() == [4, 1]
+
+
+class Counting(nn.Module):
+    """Counts its forwards in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        output: Tensor = self.inner(x)
+        return output
+
+
+@pytest.mark.parametrize(
+    ("module", "buffer"), [(lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "1."), (Counting, "calls")]
+)
+def test_a_layer_whose_forward_changes_a_buffer_is_refused(module: Callable[[], nn.Module], buffer: str) -> None:
+    with pytest.raises(ProgramError, match=f"changes its buffer .*{buffer}.*GroupNorm"):
+        inspect(make(module))

@@ -1,0 +1,46 @@
+"""A connection from every agent to the leading one, held open and silent: the kernel closes it in the moment either dies.
+
+It only makes a loss known sooner. A broken connection leads to a probe, never to a verdict by itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp import web
+
+from holdfast.model.ids import NodeId
+
+log = logging.getLogger(__name__)
+PATH = "/contact"
+
+
+class ContactPoint:
+    """The leading agent's side: an HTTP handler that never answers to the end."""
+
+    def __init__(self, on_lost: Callable[[NodeId], None]) -> None:
+        self._on_lost = on_lost
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            # Ends by cancellation, when the peer is gone or this agent closes its port.
+            await asyncio.Event().wait()
+        finally:
+            self._on_lost(NodeId(request.query.get("node", "")))
+        return response
+
+
+async def hold_contact(host: str, port: int, node: NodeId) -> None:
+    """Returns when the connection to the agent at host:port is gone, or cannot be made."""
+    timeout = aiohttp.ClientTimeout(total=None)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"http://{host}:{port}{PATH}", params={"node": node}) as response,
+        ):
+            await response.content.read()
+    except (aiohttp.ClientError, OSError) as error:
+        log.info("contact.lost", extra={"address": f"{host}:{port}", "error": repr(error)})

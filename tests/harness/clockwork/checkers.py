@@ -1,0 +1,236 @@
+"""What must hold after every action. Each checker looks at what really is, not at what anybody reported."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from holdfast.control.coordinator import Coordinator
+from holdfast.model.commands import Command, ReleaseDrain
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.records import (
+    Commit,
+    DrainRecord,
+    GenerationRecord,
+    NodeAck,
+    OutcomeRecord,
+    ProgressRecord,
+    Result,
+    StartRecord,
+    StopMode,
+    Version,
+)
+from holdfast.ports.store import WatchEvent
+
+from clockwork.decoding import decoded
+from clockwork.weights import Reference, State
+from clockwork.wires import ViolationError, Wires
+from clockwork.worker import Worker, show
+
+if TYPE_CHECKING:
+    from clockwork.world import World
+
+
+class Checkers:
+    """Told by the world; raises ViolationError."""
+
+    def __init__(self, world: "World", reference: Reference) -> None:
+        self._world, self._reference = world, reference
+        self.generations: list[GenerationRecord] = []
+        self.starts: dict[int, StartRecord] = {}
+        self.commits: dict[Version, float] = {}  # loss by version, as workers had it
+        self.told: dict[int, float] = {}  # loss by step, as the store tells it
+        self.told_versions: set[Version | None] = set()
+        self.newest_voting = 0
+        self.newest_step = 0
+        self.final: dict[int, State] = {}
+        self.released: set[NodeId] = set()
+        self.redone_steps = 0
+        self.votes_out_of_reach = 0  # a generation went on whose nodes were all taken for dead
+        self.copies_out_of_reach = 0  # job failed while an agent that had lost its lease held what was missing
+
+    # The store.
+
+    def written(self, change: WatchEvent) -> None:
+        if change.kind == "delete":
+            return
+        kind, _, rest = change.kv.key.removeprefix(self._world.keys.prefix).partition("/")
+        value = change.kv.value
+        match kind:
+            case "generation":
+                self._generation_written(decoded(GenerationRecord, value))
+            case "start":
+                self._start_written(decoded(StartRecord, value))
+            case "drains" if decoded(DrainRecord, value).released:
+                self.released.add(NodeId(rest))
+            case "progress":
+                progress = decoded(ProgressRecord, value)
+                self.told_versions.add(Version(progress.commits[-1].step, progress.generation))
+                self._told(progress.commits)
+            case "acks":
+                for inventory in decoded(NodeAck, value).inventory:
+                    self._told(inventory.commits)
+            case "outcome":
+                self._outcome_written(decoded(OutcomeRecord, value))
+
+    def _generation_written(self, record: GenerationRecord) -> None:
+        expected = self.generations[-1].number + 1 if self.generations else 1
+        require(record.number == expected, f"generation {record.number} follows {expected - 1}")
+        self.generations.append(record)
+
+    def _start_written(self, start: StartRecord) -> None:
+        number = start.generation
+        require(number not in self.starts, f"generation {number} has a second start")
+        require(number == self.generations[-1].number, f"start {number} comes after a newer generation")
+        members = [w for ref in self.generations[-1].members if (w := self._world.worker(ref.worker)) is not None]
+        best = self.best_version(members)
+        require(
+            best is None or start.version.step >= best.step,
+            f"start {number} is at {show(start.version)}, but members hold {show(best)}",
+        )
+        self.starts[number] = start
+        self.redone_steps += start.redone_steps
+
+    def best_version(self, workers: Iterable[Worker]) -> Version | None:
+        """The newest version of the history that all layers are found at, by what the workers really hold."""
+        held = [worker.held for worker in workers if worker.held.layers and worker.held.version is not None]
+        versions = {h.version for h in held if h.version is not None}
+        versions |= {h.pending for h in held if h.pending in self.told_versions}
+        for version in sorted((v for v in versions if self._is_history(v)), reverse=True):
+            found: set[int] = set()
+            for h in held:
+                if version in (h.version, h.pending):
+                    found.update(h.layers)
+            if len(found) == self._reference.layers:
+                return version
+        return None
+
+    def _is_history(self, version: Version) -> bool:
+        """Against all starts, not a shortened lineage."""
+        return not any(s.generation > version.generation and s.version.step < version.step for s in self.starts.values())
+
+    def _told(self, commits: Iterable[Commit]) -> None:
+        for commit in commits:
+            known = self.told.setdefault(commit.step, commit.loss)
+            if not self._world.dials.salted:
+                require(known == commit.loss, f"the loss of step {commit.step} is {commit.loss}, and was {known}")
+            self.told[commit.step] = commit.loss
+
+    def _outcome_written(self, record: OutcomeRecord) -> None:
+        before = self._world.outcome
+        require(before is None or before.result is record.result, f"the outcome was {before}, and is now {record}")
+        self._world.outcome = before or record
+        if record.result is Result.COMPLETED:
+            self._completed(record)
+        elif record.result is Result.FAILED and "last copy" in record.reason:
+            self._gone(record)
+
+    def _completed(self, record: OutcomeRecord) -> None:
+        steps = self._reference.steps
+        require(record.step == steps, f"completed at step {record.step} of {steps}")
+        missing = set(range(1, steps + 1)) - self.told.keys()
+        require(not missing, f"completed, but nobody was told of steps {sorted(missing)}")
+        lacking = set(range(self._reference.layers)) - self.final.keys()
+        require(not lacking, f"completed, but the final weights of layers {sorted(lacking)} are not written")
+
+    def _gone(self, record: OutcomeRecord) -> None:
+        """A job fails for want of a copy only where there really is none."""
+        records = self._world.keyspace.get_prefix(f"{self._world.keys.prefix}nodes/").kvs
+        registered = {kv.key.rpartition("/")[2] for kv in records}
+        live = list(self._world.workers())
+        found = self.best_version(worker for worker in live if worker.slot.node in registered)
+        require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
+        if self.best_version(live) is not None:
+            self.copies_out_of_reach += 1
+
+    # The workers.
+
+    def voted(self, wires: Wires) -> None:
+        """All ranks of a generation have voted. One that froze may find, when it goes on, that its peers had voted
+        before they left: it then commits what is no part of the history. While nobody has left, nobody may be ahead.
+        """
+        number = wires.start.generation
+        if number < self.newest_voting and not wires.lost:
+            self._check_expelled(number)
+        self.newest_voting = max(self.newest_voting, number)
+
+    def _check_expelled(self, number: int) -> None:
+        """Beside a newer generation only such run on as nobody can reach: the newer one has none of them."""
+        running = {ref.worker for ref in self.generations[number - 1].members if ref.slot in self._slots_of(number)}
+        for newer in self.generations[number:]:
+            shared = running & {ref.worker for ref in newer.members}
+            require(not shared, f"{number} votes beside {self.newest_voting}, with {sorted(shared)} in {newer.number}")
+        self.votes_out_of_reach += 1
+
+    def _slots_of(self, number: int) -> Sequence[SlotId]:
+        plan = self.starts[number].plan
+        return plan.slots if plan is not None else ()
+
+    def committed(self, worker: Worker, commit: Commit) -> None:
+        """Called for every rank, also where it rolls forward."""
+        version = worker.held.version
+        assert version is not None
+        self.newest_step = max(self.newest_step, version.step)
+        known = self.commits.setdefault(version, commit.loss)
+        require(known == commit.loss, f"{show(version)} was committed with two losses")
+        if not self._world.dials.salted:
+            self._check_states(worker, version, commit)
+
+    def _check_states(self, worker: Worker, version: Version, commit: Commit) -> None:
+        states = self._reference.states[version.step]
+        wrong = [layer for layer, state in sorted(worker.held.layers.items()) if state != states[layer]]
+        require(not wrong, f"{worker.slot} commits {show(version)} with wrong layers {wrong}")
+        right = self._reference.losses[version.step]
+        require(commit.loss == right, f"the loss of {show(version)} is {commit.loss} instead of {right}")
+
+    def finished(self, layer: int, state: State) -> None:
+        if not self._world.dials.salted:
+            require(state == self._reference.states[-1][layer] or self._stopped(), f"final layer {layer} is wrong")
+        self.final[layer] = state
+
+    def _stopped(self) -> bool:
+        return self._world.keyspace.get(self._world.keys.one("stop")) is not None
+
+    # The coordinator.
+
+    def decided(self, coordinator: Coordinator, commands: Sequence[Command]) -> None:
+        """After every event."""
+        view = coordinator.view
+        if view.start is not None:
+            require(view.generation is not None and view.start.generation == view.generation.number, "a start too old")
+        for command in commands:
+            if isinstance(command, ReleaseDrain):
+                self._releasing(command.record.node, coordinator)
+
+    def _releasing(self, node: NodeId, coordinator: Coordinator) -> None:
+        """What is at the newest start or beyond lies elsewhere as well, with workers not known to be gone."""
+        newest = self.starts[max(self.starts)].version if self.starts else Version(0, 0)
+        if newest.step == 0 or self._world.outcome is not None:
+            return
+        taken = {
+            layer
+            for worker in self._world.workers()
+            if worker.slot.node == node and _is_at(worker, newest)
+            for layer in worker.held.layers
+        }
+        kept = [self._world.process(ref.worker) for ref in coordinator.view.live if ref.slot.node != node]
+        missing = taken - {layer for worker in kept if _is_at(worker, newest) for layer in worker.held.layers}
+        require(not missing, f"{node} is released with the only copy of layers {sorted(missing)}")
+
+    # For tests.
+
+    def planned_only(self) -> bool:
+        """Whether every generation began at a step boundary and redid nothing."""
+        return not self.redone_steps and all(g.stop is StopMode.BOUNDARY for g in self.generations)
+
+    def reasons(self) -> Iterator[str]:
+        return (f"{g.number}: {g.cause} ({g.reason})" for g in self.generations)
+
+
+def _is_at(worker: Worker, version: Version) -> bool:
+    """There, beyond, or one commit that is known before it."""
+    held = worker.held
+    return any(v is not None and v.step >= version.step for v in (held.version, held.pending))
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ViolationError(message)
