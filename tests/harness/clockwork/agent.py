@@ -37,12 +37,12 @@ from holdfast.model.records import (
 from holdfast.model.wire import encode
 from holdfast.ports.store import KeyValue, Put, WatchEvent
 
-from clockwork.decoding import decoded
-from clockwork.term import Term
-from clockwork.worker import Worker, describe
+from harness.clockwork.decoding import decoded
+from harness.clockwork.term import Term
+from harness.clockwork.worker import Worker, describe
 
 if TYPE_CHECKING:
-    from clockwork.world import World
+    from harness.clockwork.world import World
 
 Report = PutNode | PutAck | PutSuspect | PutProgress | PutFailure
 _FOLLOWED = ("generation", "start", "outcome", "leader", "nodes", "drains")
@@ -307,6 +307,13 @@ class Agent:
         self._world.revoke(self.lease)
         return "has left"
 
+    def contact_lost(self, node: NodeId) -> None:
+        """Its connection to that node is closed: it asks after the node if it leads, after the leader if not."""
+        record = self._leaders.get(self._world.keys.node(node))
+        if self.term is not None and record is not None and not self.left:
+            self.term.ask_after(decoded(NodeRecord, record.value))
+        self._leader_probes += 1
+
     # Faults.
 
     def kill(self, *, workers_too: bool) -> None:
@@ -316,6 +323,7 @@ class Agent:
             self.silent_since_s = self._world.now_s
         for worker in self.live_workers() if workers_too else ():
             worker.die()
+        self._world.contact_broken(self)
 
     def freeze(self, for_s: float, *, workers_too: bool) -> None:
         self.frozen, self.thaws_at_s = True, self._world.now_s + for_s

@@ -20,13 +20,13 @@ from holdfast.model.records import (
 )
 from holdfast.ports.store import WatchEvent
 
-from clockwork.decoding import decoded
-from clockwork.weights import Reference, State
-from clockwork.wires import ViolationError, Wires
-from clockwork.worker import Worker, show
+from harness.clockwork.decoding import decoded
+from harness.clockwork.weights import Reference, State
+from harness.clockwork.wires import ViolationError, Wires
+from harness.clockwork.worker import Worker, show
 
 if TYPE_CHECKING:
-    from clockwork.world import World
+    from harness.clockwork.world import World
 
 
 class Checkers:

@@ -8,8 +8,8 @@ from holdfast.model.records import DrainRecord, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Delete, Put
 
-from clockwork.agent import Agent
-from clockwork.world import World
+from harness.clockwork.agent import Agent
+from harness.clockwork.world import World
 
 Condition = Callable[[World], bool]
 

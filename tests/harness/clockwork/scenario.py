@@ -5,12 +5,15 @@ from dataclasses import dataclass, field, replace
 from holdfast.control.job import Job
 from holdfast.model.records import OutcomeRecord, Result
 
-from clockwork.choosing import Chooser, Seeded
-from clockwork.faults import Fault
-from clockwork.wires import ViolationError
-from clockwork.world import Dials, World
+from harness.clockwork.choosing import Chooser, Seeded
+from harness.clockwork.faults import Fault
+from harness.clockwork.wires import ViolationError
+from harness.clockwork.world import Dials, World
 
 _REPLACEMENTS_MAX = 8
+_ACTIONS_MAX = 30_000
+_LINES_TOLD = 400
+_FAILED = frozenset({Result.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +30,17 @@ class Scenario:
     deaths_per_step: int = 3
     dials: Dials = field(default_factory=Dials)
     faults: tuple[Fault, ...] = ()
+    fails: bool = False  # rightly, and not for want of a copy
 
     def but(self, *faults: Fault) -> "Scenario":
         """The same with more faults."""
         return replace(self, faults=(*self.faults, *faults))
+
+    @property
+    def ends(self) -> frozenset[Result]:
+        """How it may end."""
+        stops = any(fault.sentence.startswith("stop") for fault in self.faults)
+        return frozenset({Result.COMPLETED} | ({Result.STOPPED} if stops else set())) if not self.fails else _FAILED
 
     @property
     def job(self) -> Job:
@@ -69,17 +79,13 @@ class Run:
     replacements: int = 0
 
     def finish(self) -> OutcomeRecord:
-        """Raises: ViolationError, with scenario and transcript."""
-        try:
-            while not self.world.is_over:
-                self._strike()
-                if not self.world.step() and not self._replace():
-                    raise ViolationError("nothing can happen any more, and the job has not ended")
-                if len(self.world.transcript) > 30_000:
-                    raise ViolationError("the job has not ended after 30000 actions")
-        except Exception as error:
-            story = self.world.tell().splitlines()[-400:]
-            raise ViolationError("\n".join([str(error), str(self.scenario), *story, str(error)])) from error
+        """To the end. Raises: ViolationError: a checker objects, or there is no end."""
+        while not self.world.is_over:
+            self._strike()
+            if not self.world.step() and not self._replace():
+                raise ViolationError("nothing can happen any more, and the job has not ended")
+            if len(self.world.transcript) > _ACTIONS_MAX:
+                raise ViolationError(f"the job has not ended after {_ACTIONS_MAX} actions")
         assert self.world.outcome is not None
         return self.world.outcome
 
@@ -109,14 +115,20 @@ def begin(scenario: Scenario, chooser: Chooser) -> Run:
     return Run(scenario, world, list(scenario.faults))
 
 
-def play(scenario: Scenario, seed: int = 0) -> World:
-    """To the end; it must be completed, stopped where that was asked for, or failed for want of a copy."""
-    run = begin(scenario, Seeded(seed))
-    outcome = run.finish()
-    allowed = {Result.COMPLETED}
-    if any(fault.sentence.startswith("stop") for fault in scenario.faults):
-        allowed.add(Result.STOPPED)
-    if outcome.result not in allowed and "last copy" not in outcome.reason:
-        story = "\n".join(run.world.tell().splitlines()[-400:])
-        raise ViolationError(f"seed {seed}, {scenario}\n{story}\nended with {outcome}")
+def play(scenario: Scenario, seed: int = 0, chooser: Chooser | None = None) -> World:
+    """To the end, in the order that `seed` draws, unless a `chooser` is given.
+
+    Raises:
+        ViolationError: with seed, scenario and the end of the transcript; also for an end that is neither completed,
+            nor what the scenario expects, nor failed for want of a copy (the checkers see that this is true).
+    """
+    run = begin(scenario, chooser or Seeded(seed))
+    try:
+        outcome = run.finish()
+        wanted = outcome.result in scenario.ends or "last copy" in outcome.reason
+        if not wanted:
+            raise ViolationError(f"ended with {outcome}")
+    except Exception as error:  # whatever it is, the transcript is what explains it
+        story = "\n".join(run.world.tell().splitlines()[-_LINES_TOLD:])
+        raise ViolationError(f"seed {seed}, {scenario}\n{story}\n{type(error).__name__}: {error}") from error
     return run.world

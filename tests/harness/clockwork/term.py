@@ -23,10 +23,10 @@ from holdfast.model.records import GenerationRecord, LeaderRecord, NodeRecord, S
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Delete, Operation, Put
 
-from clockwork.decoding import decoded, events
+from harness.clockwork.decoding import decoded, events
 
 if TYPE_CHECKING:
-    from clockwork.world import World
+    from harness.clockwork.world import World
 
 
 class Term:
@@ -136,7 +136,7 @@ class Term:
             case ReleaseDrain(record):
                 return self._write([Put(key=keys.drain(record.node), value=encode(record))], f"releases {record.node}")
             case ProbeNode(record):
-                self._probes.append((record, self._world.now_s + self._world.job.probe_s))
+                self.ask_after(record)
                 return f"probes {record.node}"
             case EvictNode(record, reason):
                 return self._evict(record, reason)
@@ -162,6 +162,9 @@ class Term:
             return f"{record.node} is gone already"
         self._world.revoke(held.lease)
         return f"evicts {record.node}: {reason}"
+
+    def ask_after(self, record: NodeRecord) -> None:
+        self._probes.append((record, self._world.now_s + self._world.job.probe_s))
 
     def can_probe(self) -> bool:
         return any(self._is_answered(record, until_s) for record, until_s in self._probes)

@@ -11,7 +11,7 @@ from holdfast.model.ids import SlotId
 from holdfast.model.plan import Plan, Span
 from holdfast.model.records import StartRecord
 
-from clockwork.weights import State, digest_of
+from harness.clockwork.weights import State, digest_of
 
 
 class ViolationError(AssertionError):

@@ -27,8 +27,8 @@ from holdfast.model.messages import (
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
 
-from clockwork.weights import State, applied, initial, loss_of
-from clockwork.wires import Contribution, ViolationError, Wires
+from harness.clockwork.weights import State, applied, initial, loss_of
+from harness.clockwork.wires import Contribution, ViolationError, Wires
 
 _COMMITS_KEPT = 16
 _FIRST_VOTE = -1

@@ -4,7 +4,7 @@ Time moves a little with every action, and jumps to the next deadline when nothi
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.control.job import Job
@@ -14,15 +14,14 @@ from holdfast.model.records import Commit, Keys, NodeRecord, OutcomeRecord
 from holdfast.ports.store import Compare, Operation
 from holdfast.stores.keyspace import Keyspace
 
-from clockwork.agent import Agent
-from clockwork.checkers import Checkers
-from clockwork.choosing import Chooser, Lane
-from clockwork.weights import Reference, State
-from clockwork.wires import ViolationError, Wires
-from clockwork.worker import Phase, Worker
+from harness.clockwork.agent import Agent
+from harness.clockwork.checkers import Checkers
+from harness.clockwork.choosing import Chooser, Lane
+from harness.clockwork.weights import Reference, State
+from harness.clockwork.wires import ViolationError, Wires
+from harness.clockwork.worker import Phase, Worker
 
 _TICK_S = 0.001
-_ACTIONS_MAX = 30_000
 # The watchdog of a real agent finds a worker that hangs; here after this long.
 _HANG_S = 120.0
 
@@ -32,6 +31,7 @@ class Dials:
     """What the data plane is like. Each may be so or so in reality."""
 
     forming_breaks: bool = False  # a peer lost while groups form is noticed by the others, not only by agents
+    contacts: bool = False  # agents notice at once that the leading agent died, and it that they did
     rough_closings: int = 0  # how often a peer that ends as it should may break one that still waits for data
     salted: bool = False  # sums depend on the layout: reduction allreduce
 
@@ -95,14 +95,6 @@ class World:
         self.now_s = due_s
         self.transcript.append((self.now_s, "time", "passes"))
         return True
-
-    def run(self, until: Callable[[], bool]) -> None:
-        """Raises: ViolationError: nothing can happen any more, or too much happened."""
-        while not until():
-            if not self.step():
-                raise ViolationError("nothing can happen any more, and the job has not ended")
-            if len(self.transcript) > _ACTIONS_MAX:
-                raise ViolationError(f"the job has not ended after {_ACTIONS_MAX} actions")
 
     @property
     def is_over(self) -> bool:
@@ -204,6 +196,13 @@ class World:
         """What the agent answers; None while it is silent."""
         agent = self.agents[record.node]
         return None if agent.frozen else tuple(ref.worker for ref in agent.member.live_workers)
+
+    def contact_broken(self, gone: Agent) -> None:
+        """Its connections to other agents are closed."""
+        if self.dials.contacts:
+            for agent in self.agents.values():
+                if agent is not gone and not agent.dead:
+                    agent.contact_lost(gone.node)
 
     # The store.
 
