@@ -89,7 +89,7 @@ class TorchrunRun:
         for process in below:  # torchrun gives its worker a process group of its own
             signal_process(process, signal.SIGKILL)
 
-    def wait_resumed(self, after_s: float, steps: int, within_s: float = 180.0) -> Incarnation:
+    def wait_resumed(self, after_s: float, steps: int, within_s: float) -> Incarnation:
         """Until workers that began after `after_s` have committed `steps` steps; the first of them to commit."""
 
         def resumed() -> list[Incarnation]:

@@ -1,7 +1,8 @@
 """The undisturbed run that every disturbed one is compared with, computed once."""
 
 import pytest
-from harness.jobs import Ended, run_job, toy_spec
+
+from harness.realrun.jobs import Ended, run_job, toy_spec
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.jobs import Ended, run_job, toy_spec
-from harness.schedules import Schedule, random_schedule
+from harness.realrun.jobs import Ended, run_job, toy_spec
+from harness.realrun.schedules import Schedule, random_schedule
 
 STEPS = 24
 

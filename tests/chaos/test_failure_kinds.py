@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness.jobs import Ended, is_alive, job, run_job, toy_spec
+
+from harness.realrun.jobs import Ended, is_alive, job, run_job, toy_spec
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SLOW = {"pause_s": 0.005}

@@ -5,8 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness.jobs import Ended, job, run_job, toy_spec
-from harness.schedules import random_schedule
+
+from harness.realrun.jobs import Ended, job, run_job, toy_spec
+from harness.realrun.schedules import random_schedule
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24

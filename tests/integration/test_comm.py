@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from harness.jobs import TOY
 
+from harness.realrun.jobs import TOY
 from holdfast.errors import AbortedError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Pipeline, Plan, Span, Stage

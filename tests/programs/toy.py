@@ -64,7 +64,8 @@ class Head(nn.Module):
         self.out = nn.Linear(WIDTH, CLASSES, bias=False)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        return self.out(x)
+        logits: Tensor = self.out(x)
+        return logits
 
 
 class Trouble:
@@ -126,7 +127,7 @@ def program(
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         if trouble == "backward" and not output.is_meta:
-            output = _Unhappy.apply(output)
+            output = _Unhappy.apply(output)  # type: ignore[no-untyped-call]  # torch's Function.apply has no types
         value = functional.cross_entropy(output.flatten(0, 1), target.flatten())
         return value * float("nan") if trouble == "nan" else value
 

@@ -1,4 +1,4 @@
-"""A connection from every agent to the leading one, held open and silent: the kernel closes it in the moment either dies.
+"""A connection from every agent to the leading one, silent: the kernel closes it in the moment either of them dies.
 
 It only makes a loss known sooner. A broken connection leads to a probe, never to a verdict by itself.
 """

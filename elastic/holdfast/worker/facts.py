@@ -19,9 +19,9 @@ def inspect(program: Program) -> ProgramFacts:
     """Build each layer on the meta device and run one meta microbatch through all of them and the loss.
 
     Raises:
-        ProgramError: the dataset is too short or its samples differ, a layer cannot be built or does not fit the
-            one before it or changes buffers in its forward, the loss does not accept the output or is no scalar, nothing can be trained, tied parameters
-            differ, or the optimizer cannot be built.
+        ProgramError: the dataset is too short or its samples differ, a layer cannot be built, does not fit the one
+            before it or changes buffers in its forward, the loss does not accept the output or is no scalar, nothing
+            can be trained, tied parameters differ, or the optimizer cannot be built.
     """
     inputs, target, size = _first_microbatch(program)
     activation: Activation = inputs if len(inputs) > 1 else inputs[0]

@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from harness.clockwork.decoding import decoded
+from harness.clockwork.term import Term
+from harness.clockwork.worker import Worker, describe
 from holdfast.control.member import Identity, Member
 from holdfast.control.member_commands import (
     KillWorker,
@@ -36,10 +39,6 @@ from holdfast.model.records import (
 )
 from holdfast.model.wire import encode
 from holdfast.ports.store import KeyValue, Put, WatchEvent
-
-from harness.clockwork.decoding import decoded
-from harness.clockwork.term import Term
-from harness.clockwork.worker import Worker, describe
 
 if TYPE_CHECKING:
     from harness.clockwork.world import World

@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.clockwork.decoding import decoded
+from harness.clockwork.weights import Reference, State
+from harness.clockwork.wires import ViolationError, Wires
+from harness.clockwork.worker import Worker, show
 from holdfast.control.coordinator import Coordinator
 from holdfast.model.commands import Command, ReleaseDrain
 from holdfast.model.ids import NodeId, SlotId
@@ -19,11 +23,6 @@ from holdfast.model.records import (
     Version,
 )
 from holdfast.ports.store import WatchEvent
-
-from harness.clockwork.decoding import decoded
-from harness.clockwork.weights import Reference, State
-from harness.clockwork.wires import ViolationError, Wires
-from harness.clockwork.worker import Worker, show
 
 if TYPE_CHECKING:
     from harness.clockwork.world import World

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-from clockwork import faults
+from harness.clockwork import faults
 from harness.clockwork.faults import Fault
 from harness.clockwork.scenario import Scenario
 from harness.clockwork.world import Dials

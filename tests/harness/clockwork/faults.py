@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from harness.clockwork.agent import Agent
+from harness.clockwork.world import World
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import DrainRecord, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Delete, Put
-
-from harness.clockwork.agent import Agent
-from harness.clockwork.world import World
 
 Condition = Callable[[World], bool]
 

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field, replace
 
-from holdfast.control.job import Job
-from holdfast.model.records import OutcomeRecord, Result
-
 from harness.clockwork.choosing import Chooser, Seeded
 from harness.clockwork.faults import Fault
 from harness.clockwork.wires import ViolationError
 from harness.clockwork.world import Dials, World
+from holdfast.control.job import Job
+from holdfast.model.records import OutcomeRecord, Result
 
 _REPLACEMENTS_MAX = 8
 _ACTIONS_MAX = 30_000

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.clockwork.decoding import decoded, events
 from holdfast.control.coordinator import Coordinator
 from holdfast.model.commands import (
     Command,
@@ -22,8 +23,6 @@ from holdfast.model.ids import NodeId
 from holdfast.model.records import GenerationRecord, LeaderRecord, NodeRecord, StartRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Delete, Operation, Put
-
-from harness.clockwork.decoding import decoded, events
 
 if TYPE_CHECKING:
     from harness.clockwork.world import World

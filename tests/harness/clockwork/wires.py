@@ -7,11 +7,10 @@ decides, by letting it go on or break.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.clockwork.weights import State, digest_of
 from holdfast.model.ids import SlotId
 from holdfast.model.plan import Plan, Span
 from holdfast.model.records import StartRecord
-
-from harness.clockwork.weights import State, digest_of
 
 
 class ViolationError(AssertionError):
@@ -56,7 +55,8 @@ class Wires:
 
     def _reduce(self, step: int) -> int:
         plan, given = self.plan, self.given[step]
-        assert plan is not None and given.keys() == self.ranks
+        assert plan is not None
+        assert given.keys() == self.ranks
         states: list[State] = []
         for layer in range(plan.layer_count):
             copies = {given[plan.slots[rank]].states[layer] for rank in plan.holders(layer)}

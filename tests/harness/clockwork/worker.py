@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from harness.clockwork.weights import State, applied, initial, loss_of
+from harness.clockwork.wires import Contribution, ViolationError, Wires
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
@@ -26,9 +28,6 @@ from holdfast.model.messages import (
 )
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
-
-from harness.clockwork.weights import State, applied, initial, loss_of
-from harness.clockwork.wires import Contribution, ViolationError, Wires
 
 _COMMITS_KEPT = 16
 _FIRST_VOTE = -1

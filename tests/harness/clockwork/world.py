@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from holdfast.control.job import Job
-from holdfast.model.ids import NodeId, SlotId, WorkerId
-from holdfast.model.messages import Start
-from holdfast.model.records import Commit, Keys, NodeRecord, OutcomeRecord
-from holdfast.ports.store import Compare, Operation
-from holdfast.stores.keyspace import Keyspace
-
 from harness.clockwork.agent import Agent
 from harness.clockwork.checkers import Checkers
 from harness.clockwork.choosing import Chooser, Lane
 from harness.clockwork.weights import Reference, State
 from harness.clockwork.wires import ViolationError, Wires
 from harness.clockwork.worker import Phase, Worker
+from holdfast.control.job import Job
+from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.messages import Start
+from holdfast.model.records import Commit, Keys, NodeRecord, OutcomeRecord
+from holdfast.ports.store import Compare, Operation
+from holdfast.stores.keyspace import Keyspace
 
 _TICK_S = 0.001
 # The watchdog of a real agent finds a worker that hangs; here after this long.

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.unit.telemetry.conftest import Story, commit
+from unit.telemetry.conftest import Story, commit
 
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from tests.unit.telemetry.conftest import KEYS, Story, commit, plan, ready, slot, worker
+from unit.telemetry.conftest import KEYS, Story, commit, plan, ready, slot, worker
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import (

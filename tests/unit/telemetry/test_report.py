@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
-from tests.unit.telemetry.conftest import Story, commit, plan, ready
+from unit.telemetry.conftest import Story, commit, plan, ready
 
 from holdfast.model.records import Action, Cause, Result, Version
 from holdfast.telemetry.report import schema, shipped_schema

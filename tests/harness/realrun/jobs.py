@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-TOY = Path(__file__).parents[1] / "programs" / "toy.py"
+TOY = Path(__file__).parents[2] / "programs" / "toy.py"
 _GIVE_UP_S = 100.0
 
 
