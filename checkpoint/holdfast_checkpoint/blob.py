@@ -21,7 +21,14 @@ def write_blob(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # Tensors that share memory are refused by safetensors; a clone is only made for those not already alone.
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    partial.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
     partial.replace(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_blob(path: Path) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ from holdfast.model.records import (
 
 # Failures of communication in a row at one step, with every node alive, after which the job ends.
 _BREAKS_PER_STEP = 10
+# More than any event can call for: a release for each node, and a few records.
+_COMMANDS_MAX = 20_000
 _CAUSES_OF_TROUBLE = (Cause.WORKER_DIED, Cause.COMMUNICATION, Cause.STALLED)
 
 
@@ -82,6 +84,7 @@ class Coordinator:
         self._wake_at_s = None
         while not self._ended and (command := self._next(now_s)) is not None:
             commands.append(command)
+            assert len(commands) < _COMMANDS_MAX, f"decisions without end: {commands[-4:]}"
         return tuple(commands)
 
     def _next(self, now_s: float) -> Command | None:
@@ -226,10 +229,12 @@ class Coordinator:
         """Drains, the end, joins: at a step boundary, and only from a generation that runs."""
         view = self._view
         assert view.generation is not None
-        if not view.is_running:
+        if not view.is_running or not view.live:
             return None
         finishing = view.start is not None and view.start.action is Action.FINISH
-        if view.stop_reason is not None and not finishing:
+        # A stop that found too few slots to gather the weights on waits for more.
+        waiting = view.is_holding and view.generation.cause is Cause.STOP
+        if view.stop_reason is not None and not finishing and not waiting:
             return self._new_generation(StopMode.BOUNDARY, Cause.STOP, view.stop_reason, now_s)
         leaving = [n for n in view.draining if n in view.member_nodes and n not in view.generation.leavers]
         if leaving:

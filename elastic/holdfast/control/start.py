@@ -20,8 +20,10 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
     basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step, view.told)
     if isinstance(basis, LostLayers):
         return basis
-    staying = _staying(job, view)
     finishing = generation.cause is Cause.STOP or view.stop_reason is not None
+    staying = _staying(job, view)
+    if finishing and not staying:
+        staying = tuple(ref.slot for ref in view.members)  # who leaves may still write the weights
     enough = len({slot.node for slot in staying}) >= (1 if finishing else job.nodes_min)
     chosen = _plan(job, view, basis, staying) if enough else None
     if chosen is None:

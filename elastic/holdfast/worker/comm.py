@@ -17,6 +17,7 @@ from holdfast.errors import AbortedError, CommunicationError
 from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_sockets
 
 T = TypeVar("T")
+WORLD = "world"  # the group of all ranks of a generation
 _REGISTERED = "holdfast"
 # Only the agent decides that a wait is too long: this bounds what an abandoned thread may leave behind.
 _TIMEOUT = timedelta(minutes=30)

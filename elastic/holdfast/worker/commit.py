@@ -14,9 +14,9 @@ from torch import Tensor
 from holdfast.model.plan import Plan
 from holdfast.model.records import Commit
 from holdfast.program import Program
-from holdfast.worker.comm import Comm
+from holdfast.worker.comm import WORLD, Comm
 from holdfast.worker.layers import HeldLayer
-from holdfast.worker.reduce import WORLD, tie_groups
+from holdfast.worker.ties import tie_groups
 
 
 class Vote:

@@ -12,11 +12,11 @@ from holdfast.model.heartbeat import Phase
 from holdfast.model.messages import Committed, Finished, FromWorker, Running, Start
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, SlotStart, Version
-from holdfast.worker.comm import Comm, GroupSpec
+from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.commit import make_commit
 from holdfast.worker.final import write_final
 from holdfast.worker.layers import blank_layer, initial_layer
-from holdfast.worker.reduce import WORLD, segment_group
+from holdfast.worker.reduce import segment_group
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.step import StepRunner
 from holdfast.worker.transfer import TRANSFER, Moved, move_layers, transfer_ranks

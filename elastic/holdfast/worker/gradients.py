@@ -1,7 +1,8 @@
-"""Gradients of a run of layers in flat buffers, summed in an order that no layout changes.
+"""Gradients of a run of layers, summed in an order that no layout changes.
 
-`Parameter.grad` is a view into the flat buffer of the block being computed. When a block ends its buffer goes on a
-stack, where siblings of the block tree are merged at once: at most log2(blocks) + 1 buffers live at a time.
+Autograd leaves each block's gradient in the parameters' `.grad`. When a block ends it is taken from there and put on a
+stack, where siblings of the block tree are merged at once: at most log2(blocks) + 1 gradients live at a time.
+They are laid out flat only to travel.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,9 @@ from holdfast.model.plan import Span
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.trees import parents
 
-ALIGNMENT_BYTES = 64  # a view starts on a cache line, as a tensor of its own would
+Gradients = tuple[Tensor, ...]  # one of each parameter of a layout, in its order
+
+ALIGNMENT_BYTES = 64  # a parameter starts on a cache line of the flat gradient, as a tensor of its own would
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,87 +26,96 @@ class _Place:
     offset: int  # elements
 
 
-class FlatGradients:
-    """Gradients of one dtype of some layers: `total` elements, padding zero."""
+class FlatLayout:
+    """Where each parameter's gradient lies in a flat tensor of `total` elements; all of one dtype."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         first = parameters[0]
         self.dtype, self.device = first.dtype, first.device
-        self.step = step = ALIGNMENT_BYTES // first.element_size()
+        self.step = ALIGNMENT_BYTES // first.element_size()
         self._places: list[_Place] = []
         self.total = 0
         for parameter in parameters:
             self._places.append(_Place(parameter, self.total))
-            self.total += -(-parameter.numel() // step) * step
+            self.total += -(-parameter.numel() // self.step) * self.step
 
     def empty(self, size: int) -> Tensor:
         return torch.empty(size, dtype=self.dtype, device=self.device)
 
-    def attach(self, flat: Tensor) -> None:
-        """Make every parameter's `.grad` a view of `flat`."""
+    def flatten(self, gradients: Gradients) -> Tensor:
+        """A new flat tensor with these gradients in their places; what lies between is zero."""
+        flat = torch.zeros(self.total, dtype=self.dtype, device=self.device)
+        for view, gradient in zip(self.views(flat), gradients, strict=True):
+            view.copy_(gradient)
+        return flat
+
+    def views(self, flat: Tensor) -> Gradients:
+        """The gradient of each parameter within `flat`."""
+        shapes = [place.parameter.shape for place in self._places]
+        return tuple(
+            flat[place.offset : place.offset + shape.numel()].view(shape)
+            for place, shape in zip(self._places, shapes, strict=True)
+        )
+
+    def attach(self, gradients: Gradients | None) -> None:
+        """Make these the parameters' `.grad`; None clears them."""
+        for index, place in enumerate(self._places):
+            place.parameter.grad = None if gradients is None else gradients[index]
+
+    def take(self) -> Gradients:
+        """The parameters' gradients, away from them.
+
+        One that autograd did not reach is zero: whether it was reached may depend on the block, and the sum of the
+        blocks must not depend on who computed which.
+        """
+        taken = []
         for place in self._places:
-            shape = place.parameter.shape
-            place.parameter.grad = flat[place.offset : place.offset + shape.numel()].view(shape)
+            gradient = place.parameter.grad
+            taken.append(torch.zeros_like(place.parameter) if gradient is None else gradient)
+            place.parameter.grad = None
+        return tuple(taken)
 
 
 class BlockSums:
-    """Sums of the blocks one rank computes, for one FlatGradients.
+    """Sums of the blocks that one rank computes: begin, then end_block in ascending order, then `parts`.
 
-    begin() ... end_block(0) ... end_block(1) ... then `parts` holds the maximal subtrees.
+    `parts` are the maximal subtrees of the block tree within this rank's blocks, ascending.
     """
 
-    def __init__(self, flats: FlatGradients, blocks: int) -> None:
-        self.flats = flats
+    def __init__(self, layout: FlatLayout, blocks: int) -> None:
+        self.layout = layout
         self._parents = parents(blocks)
-        self._free: list[Tensor] = []
-        self._current: Tensor | None = None
-        self.parts: list[tuple[Span, Tensor]] = []
+        self.parts: list[tuple[Span, Gradients]] = []
 
     def begin(self) -> None:
-        """Forget the step before and take gradients for a new one."""
-        self._free += [tensor for _, tensor in self.parts]
+        """Forget the step before."""
         self.parts = []
-        self._open()
+        self.layout.attach(None)
 
     def end_block(self, block: int) -> None:
         """The gradient of `block` is complete; the next backward belongs to the next block."""
-        assert self._current is not None
-        self.parts.append((Span(block, block + 1), self._current))
-        self._current = None
+        self.parts.append((Span(block, block + 1), self.layout.take()))
         while len(self.parts) > 1 and (self.parts[-2][0], self.parts[-1][0]) in self._parents:
             right_span, right = self.parts.pop()
             left_span, left = self.parts.pop()
-            self.parts.append((self._parents[left_span, right_span], left.add_(right)))
-            self._free.append(right)
+            self.parts.append((self._parents[left_span, right_span], add_all(left, right)))
 
-    def open_block(self) -> None:
-        """Give the next block a zeroed buffer, if none is attached."""
-        if self._current is None:
-            self._open()
-
-    def take_all(self) -> Tensor:
-        """The sum of all that was computed since `begin`, where no block was ended."""
-        assert self._current is not None and not self.parts
-        flat, self._current = self._current, None
-        return flat
-
-    def settle(self, flat: Tensor) -> None:
-        """The reduced gradient: attach it, keep it as the only part."""
-        self._free += [tensor for _, tensor in self.parts if tensor is not flat]
-        self.parts = [(Span(0, 0), flat)]
-        self.flats.attach(flat)
-
-    def _open(self) -> None:
-        if self._current is None:
-            self._current = self._free.pop() if self._free else self.flats.empty(self.flats.total)
-        self._current.zero_()
-        self.flats.attach(self._current)
+    def settle(self, gradients: Gradients) -> None:
+        """The reduced gradient: attach it, keep nothing else."""
+        self.parts = []
+        self.layout.attach(gradients)
 
 
-def flatten(layers: Iterable[HeldLayer]) -> list[FlatGradients]:
-    """One FlatGradients a dtype, dtypes in order of their names, layers and parameters in theirs."""
+def add_all(left: Gradients, right: Gradients) -> Gradients:
+    """left + right, in place on left."""
+    torch._foreach_add_(left, right)
+    return left
+
+
+def flat_layouts(layers: Iterable[HeldLayer]) -> list[FlatLayout]:
+    """One layout a dtype, dtypes in order of their names, layers and parameters in theirs."""
     by_dtype: dict[str, list[nn.Parameter]] = {}
     for layer in layers:
         for parameter in layer.trained.values():
             by_dtype.setdefault(str(parameter.dtype), []).append(parameter)
-    return [FlatGradients(by_dtype[name]) for name in sorted(by_dtype)]
+    return [FlatLayout(by_dtype[name]) for name in sorted(by_dtype)]

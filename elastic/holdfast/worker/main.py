@@ -24,6 +24,7 @@ from holdfast.program import load_program
 from holdfast.spec import JobSpec
 from holdfast.worker.channel import Channel
 from holdfast.worker.comm import Comm
+from holdfast.worker.device import choose_device
 from holdfast.worker.facts import inspect
 from holdfast.worker.generation import GenerationRun
 from holdfast.worker.process_groups import Backend, make_backend
@@ -117,7 +118,7 @@ class Worker:
     def _warm_up(self) -> tuple[Setting, dist.TCPStore]:
         order = self._order
         spec = JobSpec.model_validate(order.job.spec)
-        device = _choose_device(spec.device, order.slot.index)
+        device = choose_device(spec.device, order.slot.index, repeatable=spec.reduction == "canonical")
         program = load_program(spec.program.entry, dict(spec.program.params), Path(order.job.base))
         facts = inspect(program)
         torch.zeros(1, device=device)  # a device that does not work shows it now, not in a generation
@@ -151,11 +152,3 @@ def _store_address(message: Start) -> tuple[str, int]:
     address = next((m.address for m in message.generation.members if m.slot == slot), "none:0")
     host, _, port = address.rpartition(":")
     return host, int(port)
-
-
-def _choose_device(wanted: str, index: int) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    device = torch.device("cuda", index % max(1, torch.cuda.device_count()))
-    torch.cuda.set_device(device)
-    return device

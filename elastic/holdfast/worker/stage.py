@@ -17,6 +17,7 @@ from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Span
 from holdfast.program import Program
 from holdfast.worker.data import Activation
+from holdfast.worker.device import default_generator
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.pulse import Pulse
 from holdfast.worker.sampling import derive_seed
@@ -57,6 +58,7 @@ class StageModule(nn.Module):
         layers: list[HeldLayer],
         first_input: ActivationSpec,
         pulse: Pulse,
+        device: torch.device,
         aborted: Callable[[], bool],
     ) -> None:
         """`aborted` is asked at every layer, so that an abort does not wait until this rank communicates again."""
@@ -72,12 +74,14 @@ class StageModule(nn.Module):
         self.microbatch = 0
         self.current = layers[0].name
         self._seed_prefix = (program.seed, "forward")
+        # The one generator that layers on this device draw from; torch.manual_seed would seed those of all devices.
+        self._generator = default_generator(device)
 
     def forward(self, *args: Tensor) -> Activation:
         activation: Activation = args if self._takes_tuple else args[0]
         for layer in self._layers:
             self._enter(layer)
-            torch.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
+            self._generator.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
             begun = time.perf_counter()
             try:
                 activation = layer.module(*activation) if isinstance(activation, tuple) else layer.module(activation)

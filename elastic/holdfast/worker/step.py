@@ -33,7 +33,12 @@ class StepRunner:
         canonical = setting.spec.reduction == "canonical"
         self._reducer = Reducer(comm, program, plan, rank, list(self._held.values()), canonical=canonical)
         self._module = StageModule(
-            program, list(self._held.values()), first.input, setting.pulse, aborted=lambda: comm.aborted
+            program,
+            list(self._held.values()),
+            first.input,
+            setting.pulse,
+            setting.device,
+            aborted=lambda: comm.aborted,
         )
         self._stage = HoldfastStage(
             self._module,
