@@ -46,7 +46,8 @@ def compare(layout: Layout, spec: Path, folder: Path, turns: Turns) -> dict[str,
             )
             for reduction in ("allreduce", "canonical")
         ]
-        peer = PeerRun(script, program_source(spec, {}), folder / "peer", layout.ranks, extra)
+        source = program_source(spec, {})
+        peer = PeerRun(script, source, folder / "peer", nodes=layout.nodes, slots=layout.slots, arguments=extra)
         stack.callback(peer.close)
         measured = measure([*ours, peer], turns)
         for run in ours:

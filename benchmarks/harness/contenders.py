@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.lines import JsonLines
-from benchmarks.harness.processes import REPOSITORY, Child, signal_process
+from benchmarks.harness.processes import REPOSITORY, Child, descendants, signal_process
 
 Commit = tuple[int, float]  # committed steps, wall clock of the process that says so
 
@@ -60,38 +60,40 @@ class ProgramSource:
 
 
 class PeerRun:
-    """A script of benchmarks/peers, run as `ranks` processes that find each other through a file."""
+    """A script of benchmarks/peers, run as nodes of `slots` processes each that find each other through a file."""
 
-    def __init__(self, script: str, source: ProgramSource, folder: Path, ranks: int, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, script: str, source: ProgramSource, folder: Path, *, nodes: int, slots: int, arguments: Sequence[str]
+    ) -> None:
         self.name = script.removesuffix(".py")
         folder.mkdir(parents=True)
         log = folder / "commits.jsonl"
         self._lines = JsonLines(log)
-        path = REPOSITORY / "benchmarks" / "peers" / script
-        command = [sys.executable, str(path), "--program", source.to_json(), "--log", str(log)]
-        command += ["--rendezvous", str(folder / "rendezvous"), *arguments]
-        self._children = [
+        peers = REPOSITORY / "benchmarks" / "peers"
+        script_command = [str(peers / script), "--program", source.to_json(), "--log", str(log)]
+        script_command += ["--rendezvous", str(folder / "rendezvous"), *arguments]
+        self._nodes = [
             Child(
-                command,
-                folder / f"rank-{rank}.log",
-                {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)},
+                [sys.executable, str(peers / "node.py"), str(node * slots), str(slots), *script_command],
+                folder / f"node-{node}.log",
+                {"WORLD_SIZE": str(nodes * slots)},
             )
-            for rank in range(ranks)
+            for node in range(nodes)
         ]
 
     def commits(self) -> Sequence[Commit]:
         return [(line["step"], line["time_s"]) for line in self._lines.read()]
 
     def check(self) -> None:
-        for child in self._children:
-            child.check()
+        for node in self._nodes:
+            node.check()
 
     def pids(self) -> Sequence[int]:
-        return [child.pid for child in self._children]
+        return [pid for node in self._nodes for pid in descendants(node.pid)]
 
     def close(self) -> None:
-        for child in self._children:
-            child.close()
+        for node in self._nodes:
+            node.close()
 
 
 def gaps_s(commits: Sequence[Commit]) -> list[float]:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from harness.realrun.jobs import TOY
-from holdfast.errors import AbortedError
+from holdfast.errors import AbortedError, CommunicationError
+from holdfast.model.heartbeat import Phase
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Pipeline, Plan, Span, Stage
 from holdfast.model.records import Transfer
@@ -20,7 +22,9 @@ from holdfast.program import load_program
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.layers import HeldLayer, blank_layer, initial_layer
 from holdfast.worker.process_groups import GlooBackend
+from holdfast.worker.pulse import Pulse
 from holdfast.worker.reduce import Reducer
+from holdfast.worker.supervised import Supervised
 from holdfast.worker.transfer import TRANSFER, move_layers, transfer_ranks
 
 PROGRAM = load_program(f"{TOY}:program", {}, TOY.parent)
@@ -161,10 +165,39 @@ def test_an_abort_ends_a_blocked_exchange_at_once(store: dist.TCPStore) -> None:
     assert ended_after_s < 5.0
 
 
-def test_an_abort_does_not_wait_for_groups_that_never_form(store: dist.TCPStore) -> None:
+def test_an_abort_ends_a_generation_that_is_forming(store: dist.TCPStore) -> None:
     comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1)
-    threading.Timer(0.1, comm.abort).start()
+    pulse = Pulse(None)
+
+    def form() -> None:
+        pulse.beat(Phase.COMMUNICATE)
+        with suppress(CommunicationError):
+            comm.form([GroupSpec(name=WORLD, rank=0, size=2)])  # rank 1 never comes
+
+    run = Supervised(form, comm, pulse)
+
+    def abort() -> None:
+        comm.abort()
+        run.aborted()
+
+    threading.Timer(0.2, abort).start()
     begun = time.monotonic()
-    with pytest.raises(AbortedError):
-        comm.form([GroupSpec(name=WORLD, rank=0, size=2)])
+    run.run()
     assert time.monotonic() - begun < 5.0
+
+
+def test_an_abort_waits_for_compute_which_changes_what_is_held(store: dist.TCPStore) -> None:
+    comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1)
+    pulse = Pulse(None)
+    done: list[str] = []
+
+    def compute() -> None:
+        pulse.beat(Phase.COMPUTE)
+        time.sleep(0.5)  # stands for an optimizer step
+        done.append("applied")
+
+    run = Supervised(compute, comm, pulse)
+    comm.abort()
+    run.aborted()
+    run.run()
+    assert done == ["applied"]

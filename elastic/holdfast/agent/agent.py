@@ -117,7 +117,7 @@ class Agent:
                 case SpawnWorker(index):
                     self._background(self._workers.spawn(index), f"spawn-{index}")
                 case KillWorker(index, reason):
-                    self._workers.kill(index, reason)
+                    self._workers.kill(index, reason, show_stacks=True)
                 case TellWorker(index, message):
                     self._workers.tell(index, message)
                 case ProbeLeader():
@@ -281,7 +281,8 @@ class Agent:
                 phase, silent_s = self._workers.silent_s(index)
                 patience_s = {Phase.COMPUTE: limit_s, Phase.COMMUNICATE: 3 * limit_s}.get(phase)
                 if patience_s is not None and silent_s > patience_s:
-                    self._workers.kill(index, f"no progress for {silent_s:.0f} s ({phase.name.lower()})")
+                    what = f"no progress for {silent_s:.0f} s ({phase.name.lower()})"
+                    self._workers.kill(index, what, show_stacks=True)
 
     async def _wake(self) -> None:
         """Give the session its time."""

@@ -1,6 +1,6 @@
 """The agent's HTTP port: /alive for probes, /contact for peers, /status for people, /metrics for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -21,8 +21,8 @@ class HttpPort:
     ) -> None:
         application = web.Application()
         application.router.add_get(PATH, contact.handle)
-        application.router.add_get("/alive", lambda _: _json(alive()))
-        application.router.add_get("/status", lambda _: _json(status()))
+        application.router.add_get("/alive", _answer(alive))
+        application.router.add_get("/status", _answer(status))
         application.router.add_get("/metrics", _metrics)
         self._runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         self._host = host
@@ -38,8 +38,11 @@ class HttpPort:
         await self._runner.cleanup()
 
 
-async def _json(body: dict[str, Any]) -> web.Response:
-    return web.json_response(body)
+def _answer(body: Callable[[], dict[str, Any]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        return web.json_response(body())
+
+    return handle
 
 
 async def _metrics(_: web.Request) -> web.Response:

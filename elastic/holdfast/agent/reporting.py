@@ -8,6 +8,8 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
 from holdfast.control.member_commands import PutAck, PutFailure, PutNode, PutProgress, PutSuspect
 from holdfast.errors import LeaseExpiredError, StoreUnavailableError
 from holdfast.model.records import Keys, ProgressRecord
@@ -59,15 +61,17 @@ class Reporter:
             self._idle.set()
 
     async def _write_surely(self, report: Report) -> None:
-        while True:
-            try:
-                key, value, lease = self._entry(report)
-                await self._store.put(key, value, lease)
-                return
-            except StoreUnavailableError:
-                log.warning("report.store_unavailable", extra={"report": type(report).__name__})
-            except LeaseExpiredError:
-                return  # the session takes a new lease and registers the node anew
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailableError),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            before_sleep=lambda state: log.warning("report.unwritten", extra={"attempt": state.attempt_number}),
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    await self._store.put(*self._entry(report))
+        except LeaseExpiredError:
+            return  # the session takes a new lease and registers the node anew
 
     def _entry(self, report: Report) -> tuple[str, bytes, int]:
         keys = self._keys

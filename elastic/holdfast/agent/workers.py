@@ -41,6 +41,14 @@ _KINDS: dict[str, type[FromWorker]] = {
 }
 
 
+_SHOW_STACKS_S = 0.1
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 @dataclass(slots=True)
 class _Slot:
     """The process of one slot, if any."""
@@ -99,12 +107,15 @@ class Workers:
         if writer is not None and not writer.is_closing():
             writer.write(frame(encode_message(message)))
 
-    def kill(self, index: int, reason: str) -> None:
+    def kill(self, index: int, reason: str, *, show_stacks: bool = False) -> None:
+        """`show_stacks`: have it write where it is to the log first, which it can if it does not hold the GIL."""
         pid = self._slots[index].pid
         log.warning("worker.kill", extra={"slot": f"{self._node}/{index}", "pid": pid, "reason": reason})
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if pid is not None and show_stacks:
+            _signal(pid, signal.SIGUSR1)
+            asyncio.get_running_loop().call_later(_SHOW_STACKS_S, _signal, pid, signal.SIGKILL)
+        elif pid is not None:
+            _signal(pid, signal.SIGKILL)
 
     def pids(self) -> tuple[int, ...]:
         return tuple(slot.pid for slot in self._slots.values() if slot.alive and slot.pid is not None)

@@ -219,9 +219,10 @@ class Coordinator:
         assert start is not None
         if start.plan is not None:
             return node not in start.plan.nodes
-        kept: set[int] = {t.layer for t in start.transfers if t.target.node != node}
+        staying = {ref.slot.node for ref in self._view.live} - set(self._view.draining)
+        kept: set[int] = {t.layer for t in start.transfers if t.target.node in staying}
         for inventory in self._view.inventories:
-            if inventory.slot.node not in self._view.draining and inventory.version == start.version:
+            if inventory.slot.node in staying and start.version in (inventory.version, inventory.pending):
                 kept.update(inventory.layers)
         return start.version.step == 0 or len(kept) == self._job.layer_count
 
@@ -291,10 +292,7 @@ class Coordinator:
         """Failures in a row of generations that had a start, at the step where the last one was."""
         view = self._view
         before = view.generation
-        if before is None or before.trouble_step != view.committed_step:
-            known = 0
-        else:
-            known = before.trouble
+        known = 0 if before is None or before.trouble_step != view.committed_step else before.trouble
         return known + 1 if cause in _CAUSES_OF_TROUBLE and view.start is not None else known
 
     def _begin(self, start: StartRecord, now_s: float) -> None:

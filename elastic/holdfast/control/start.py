@@ -21,10 +21,12 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
     if isinstance(basis, LostLayers):
         return basis
     finishing = generation.cause is Cause.STOP or view.stop_reason is not None
+    # Where only the weights are left to write any node will do, also one that leaves.
+    writing = finishing or basis.version.step >= job.steps
     staying = _staying(job, view)
-    if finishing and not staying:
-        staying = tuple(ref.slot for ref in view.members)  # who leaves may still write the weights
-    enough = len({slot.node for slot in staying}) >= (1 if finishing else job.nodes_min)
+    if writing and not staying:
+        staying = tuple(ref.slot for ref in view.members)
+    enough = len({slot.node for slot in staying}) >= (1 if writing else job.nodes_min)
     chosen = _plan(job, view, basis, staying) if enough else None
     if chosen is None:
         return _hold(job, generation.number, basis, staying)

@@ -205,8 +205,13 @@ class View:
 
     @property
     def is_running(self) -> bool:
-        """All members have what the start gave them."""
-        return self.start is not None and self.member_nodes <= self.running
+        """All members have what the start gave them; but for those outside the plan that are gone, such as one that
+        was released, whose word a new leader does not find."""
+        if self.start is None:
+            return False
+        plan = self.start.plan
+        gone = {n for n in self.member_nodes - self.nodes.keys() if plan is None or n not in plan.nodes}
+        return self.member_nodes - gone <= self.running
 
     @property
     def is_holding(self) -> bool:

@@ -1,12 +1,14 @@
 """Communication of one generation in one worker: formed together, aborted together, closed together.
 
-Groups are formed on a thread of their own. gloo cannot be stopped while it connects (it may wait five timeouts
-for a peer that died in that very moment), so an abort leaves that thread behind instead of waiting for it.
+Not every wait of gloo ends when its sockets are shut down: a rank that connects to a peer which died in that very
+moment waits for five timeouts, and a message that was received in part is forgotten (the pair tells all its pending
+operations of the error but that one). So an abort makes nearly every wait end at once, and `worker.supervised` leaves a
+thread behind that is caught in one of the others. Nothing that returns after an abort is taken for a result.
 """
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -19,7 +21,7 @@ from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_
 T = TypeVar("T")
 WORLD = "world"  # the group of all ranks of a generation
 _REGISTERED = "holdfast"
-# Only the agent decides that a wait is too long: this bounds what an abandoned thread may leave behind.
+# Only the agent decides that a wait is too long; this bounds how long a thread that was left behind lives on.
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -35,13 +37,6 @@ class GroupSpec:
     size: int
 
 
-@dataclass(slots=True)
-class _Formed:
-    groups: dict[str, ProcessGroup] = field(default_factory=dict)
-    sockets: frozenset[int] = frozenset()
-    error: Exception | None = None
-
-
 class Comm:
     """All collectives of a generation go through here; a broken one raises CommunicationError."""
 
@@ -49,48 +44,46 @@ class Comm:
         self._backend = backend
         self._store_address = (store_host, store_port)
         self._generation = generation
-        self._wake = threading.Event()
         self._lock = threading.Lock()
         self._aborted = False
-        self._formed = _Formed()
+        self._groups: dict[str, ProcessGroup] = {}
+        self._sockets: frozenset[int] = frozenset()
+        self._before: frozenset[int] | None = None  # sockets that were open before the groups that are being formed
         self._registered = False
 
     def form(self, specs: Sequence[GroupSpec]) -> None:
         """Form all groups, in order; collective over the members of each.
 
         Raises:
-            CommunicationError: a peer was lost meanwhile.
-            AbortedError: `abort` was called.
+            CommunicationError: a peer was lost meanwhile, or `abort` was called.
         """
-        formed = _Formed()
-        threading.Thread(target=self._form, args=(specs, formed), name="form-groups", daemon=True).start()
-        self._wake.wait()
+        self._before = before = frozenset(open_sockets().values())
+        host, port = self._store_address
+        groups = self._guard(lambda: self._form(host, port, specs))
         with self._lock:
             if self._aborted:
                 raise AbortedError(f"aborted while forming groups of generation {self._generation}")
-            if formed.error is not None:
-                raise CommunicationError(f"forming groups failed: {formed.error}") from formed.error
-            self._formed = formed
+            self._groups = groups
+            self._sockets = frozenset(open_sockets().values()) - before
+            self._before = None
 
-    def _form(self, specs: Sequence[GroupSpec], formed: _Formed) -> None:
-        before = frozenset(open_sockets().values())
-        try:
-            host, port = self._store_address
-            store = dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
-            for spec in specs:
-                prefixed = dist.PrefixStore(f"{self._generation}/{spec.name}", store)
-                formed.groups[spec.name] = self._backend.create(prefixed, spec.rank, spec.size, _TIMEOUT)
-        except Exception as error:  # the boundary of this thread: `form` raises it on the caller's
-            formed.error = error
-        formed.sockets = frozenset(open_sockets().values()) - before
-        self._wake.set()
+    def _form(self, host: str, port: int, specs: Sequence[GroupSpec]) -> dict[str, ProcessGroup]:
+        store = dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
+        return {
+            spec.name: self._backend.create(
+                dist.PrefixStore(f"{self._generation}/{spec.name}", store), spec.rank, spec.size, _TIMEOUT
+            )
+            for spec in specs
+        }
 
     def abort(self) -> None:
         """End what blocks, at once. Called from another thread than the one that trains; idempotent."""
         with self._lock:
             self._aborted = True
-            self._wake.set()
-            self._backend.abort(list(self._formed.groups.values()), self._formed.sockets)
+            sockets = self._sockets
+            if self._before is not None:  # still forming, when nothing else opens sockets
+                sockets = frozenset(open_sockets().values()) - self._before
+            self._backend.abort(list(self._groups.values()), sockets)
 
     @property
     def aborted(self) -> bool:
@@ -98,7 +91,7 @@ class Comm:
 
     def register_default(self, name: str) -> None:
         """Make group `name` torch's default group, which torch.distributed.pipelining speaks through."""
-        group = self._formed.groups[name]
+        group = self._groups[name]
         dist.Backend.register_backend(_REGISTERED, lambda *_: group, devices=["cpu", "cuda"])
         dist.init_process_group(_REGISTERED, store=dist.HashStore(), rank=group.rank(), world_size=group.size())
         self._registered = True
@@ -109,23 +102,26 @@ class Comm:
         if self._registered:
             dist.destroy_process_group()
             self._registered = False
-        self._formed = _Formed()
+        self._groups = {}
 
     def all_reduce(self, name: str, tensor: Tensor) -> None:
         """Sum `tensor` over the group, in place; blocks. Raises: CommunicationError."""
-        group = self._formed.groups[name]
+        group = self._groups[name]
         self._guard(lambda: group.allreduce([tensor]).wait())
 
     def exchange(self, name: str, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Point-to-point messages of this rank within the group; blocks. Raises: CommunicationError."""
-        group = self._formed.groups[name]
+        group = self._groups[name]
         self._guard(lambda: self._backend.exchange(group, sends, receives))
 
     def _guard(self, operation: Callable[[], T]) -> T:
         try:
-            return operation()
+            result = operation()
         except RuntimeError as error:
             raise self.translate(error) from error
+        if self._aborted:
+            raise AbortedError(f"aborted in generation {self._generation}")
+        return result
 
     def translate(self, error: RuntimeError) -> CommunicationError:
         """What an error of the backend means here: aborted by us, or a peer lost."""

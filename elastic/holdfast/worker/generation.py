@@ -92,6 +92,7 @@ class GenerationRun:
             self._drop_leftovers()
             holdings.pending = version
             stop, norm, loss = runner.vote(self._stop_wanted())
+            self._setting.pulse.beat(Phase.COMPUTE)
             commit = make_commit(version.step, loss, norm)
             try:
                 holdings.commit(program, commit, version)

@@ -1,7 +1,7 @@
 """The worker process: gets warm, then does what its agent says, one generation after another.
 
-Two threads: this one trains; the channel's reader sets flags and aborts communication. The reader never touches
-holdings, so what is held is always whole.
+Three threads: this one waits for orders, a generation's own one trains, the channel's reader sets flags and aborts
+communication. Only one of the first two touches holdings at a time, so what is held is always whole.
 """
 
 import logging
@@ -30,6 +30,7 @@ from holdfast.worker.generation import GenerationRun
 from holdfast.worker.process_groups import Backend, make_backend
 from holdfast.worker.pulse import Pulse
 from holdfast.worker.state import Holdings, Setting
+from holdfast.worker.supervised import Supervised
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ class Worker:
         connection.connect(order.socket_path)
         self._order = order
         self._id = WorkerId(uuid.uuid4().hex[:12])
-        self._lock = threading.Lock()  # over the two fields below, shared with the reader
+        self._lock = threading.Lock()  # over the fields below, shared with the reader
         self._comm: Comm | None = None
+        self._supervised: Supervised | None = None
         self._newest_stop = 0
         self._channel = Channel(connection, self._on_urgent)
         self._holdings = Holdings()
@@ -76,10 +78,29 @@ class Worker:
         number = message.start.generation
         host, port = _store_address(message)
         comm = Comm(backend, host, port, number)
+        failed = False
+
+        def work() -> None:
+            nonlocal failed
+            failed = not self._train(setting, message, comm)
+
+        run = Supervised(work, comm, setting.pulse)
         with self._lock:
             if self._newest_stop > number:
                 return True  # over before it began; the Stop is next in the inbox
-            self._comm = comm
+            self._comm, self._supervised = comm, run
+        try:
+            run.run()
+        finally:
+            with self._lock:
+                self._comm = self._supervised = None
+        return self._wait_for_exit() if failed else True
+
+    def _train(self, setting: Setting, message: Start, comm: Comm) -> bool:
+        """On the generation's thread; False if the job cannot go on."""
+        if setting.device.type == "cuda":
+            torch.cuda.set_device(setting.device)  # is each thread's own
+        number = message.start.generation
         run = GenerationRun(
             setting, self._holdings, message, comm, self._channel.send, lambda: self._newest_stop > number
         )
@@ -91,11 +112,7 @@ class Worker:
         except Exception as error:  # the user's code, or ours: either way the job cannot go on
             step = self._holdings.version.step if self._holdings.version else 0
             self._report_failure(error, step=step, where="training")
-            return self._wait_for_exit()
-        finally:
-            with self._lock:
-                self._comm = None
-            comm.close()
+            return False
         return True
 
     def _wait_for_exit(self) -> bool:
@@ -111,9 +128,10 @@ class Worker:
             os._exit(0)
         with self._lock:
             self._newest_stop = max(self._newest_stop, message.generation)
-            comm = self._comm
-        if message.abort and comm is not None:
+            comm, run = self._comm, self._supervised
+        if message.abort and comm is not None and run is not None:
             comm.abort()
+            run.aborted()
 
     def _warm_up(self) -> tuple[Setting, dist.TCPStore]:
         order = self._order

@@ -15,10 +15,10 @@ class Pulse:
         if path is not None:
             with path.open("r+b") as file:
                 self._page = mmap.mmap(file.fileno(), heartbeat.SIZE)
-        self._count = 0
+        self.last = Beat(0, Phase.IDLE, 0)
         self.step = 0
 
     def beat(self, phase: Phase) -> None:
-        self._count += 1
+        self.last = Beat(self.last.count + 1, phase, self.step)
         if self._page is not None:
-            self._page[: heartbeat.SIZE] = heartbeat.pack(Beat(self._count, phase, self.step))
+            self._page[: heartbeat.SIZE] = heartbeat.pack(self.last)

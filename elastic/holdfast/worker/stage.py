@@ -67,7 +67,7 @@ class StageModule(nn.Module):
         self._program = program
         self._layers = layers
         self._takes_tuple = first_input.is_tuple
-        self._pulse = pulse
+        self.pulse = pulse
         self.inner = nn.ModuleList(layer.module for layer in layers)
         self.clock = LayerClock()
         self.step = 0
@@ -95,7 +95,7 @@ class StageModule(nn.Module):
         if self._aborted():
             raise AbortedError(f"aborted at layer {layer.name!r}")
         self.current = layer.name
-        self._pulse.beat(Phase.COMPUTE)
+        self.pulse.beat(Phase.COMPUTE)
 
     def _watch_backward(self, layer: HeldLayer, activation: Activation) -> None:
         """When the gradient of a layer's output is known, the backward of the layers after it is over."""
@@ -143,7 +143,9 @@ class HoldfastStage(PipelineStage):
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         self._module.microbatch = self._microbatches.start + fwd_chunk_id
         try:
-            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+            self._module.pulse.beat(Phase.COMMUNICATE)
+            return output
         except RuntimeError as error:  # torch wraps what the module raised
             if isinstance(error.__cause__, HoldfastError):
                 raise error.__cause__ from error.__cause__.__cause__
@@ -162,6 +164,7 @@ class HoldfastStage(PipelineStage):
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         self._module.clock.backward(self._module._layers[0].index)
+        self._module.pulse.beat(Phase.COMMUNICATE)
         self._on_backward(self._microbatches.start + bwd_chunk_id)
 
 

@@ -112,12 +112,15 @@ class StepRunner:
     def _loss(self, output: Activation, target: Tensor) -> Tensor:
         index = int(target)
         self._module.current = "loss"
+        self._setting.pulse.beat(Phase.COMPUTE)
         try:
             loss = self._program.loss(output, self._targets[index])
         except Exception as error:  # the user's loss
             raise UserCodeError(f"the loss failed: {error!r}") from error
         self._losses[self._microbatches.start + index] = loss.detach()
-        return loss / self._program.microbatches
+        scaled = loss / self._program.microbatches
+        self._setting.pulse.beat(Phase.COMMUNICATE)
+        return scaled
 
 
 def _to_device(target: Activation, device: torch.device) -> Activation:

@@ -8,6 +8,7 @@ It ends, and its workers with it, when the socket closes.
 
 import argparse
 import ctypes
+import faulthandler
 import json
 import os
 import selectors
@@ -74,6 +75,8 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             die_with_parent()
+            # The agent asks for the stacks of a worker that it is about to kill for making no progress.
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
             self._connection.close()
             torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
             Worker(order).serve()

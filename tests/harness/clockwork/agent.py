@@ -102,8 +102,10 @@ class Agent:
                     self._leader_probes += 1
                 case Leave():
                     self.left = True
-                case PutProgress(record) if self._reports and isinstance(last := self._reports[-1], PutProgress) and (
-                    last.record.generation == record.generation
+                case PutProgress(record) if (
+                    self._reports
+                    and isinstance(last := self._reports[-1], PutProgress)
+                    and (last.record.generation == record.generation)
                 ):
                     commits = (*last.record.commits, *record.commits)
                     self._reports[-1] = PutProgress(ProgressRecord(generation=record.generation, commits=commits))
@@ -171,25 +173,26 @@ class Agent:
         return self.active and bool(self._reports)
 
     def report(self) -> str:
-        report = self._reports.popleft()
-        keys = self._world.keys
-        lease = 0
-        match report:
-            case PutNode(record):
-                key, value, lease = keys.node(record.node), record, self.lease
-            case PutAck(ack):
-                key, value = keys.ack(ack.generation, ack.node), ack
-            case PutSuspect(record):
-                key, value = keys.suspect(record.generation, record.node), record
-            case PutProgress(record):
-                key, value = keys.one("progress"), record
-            case PutFailure(record):
-                key, value = keys.one("failure"), record
+        key, value, lease = self._entry(self._reports.popleft())
         try:
-            self._world.write([Put(key=key, value=encode(value), lease=lease)])
+            self._world.write([Put(key=key, value=value, lease=lease)])
         except LeaseExpiredError:
             return f"{key}: lease {lease} is gone"
-        return key
+        return key.removeprefix(self._world.keys.prefix)
+
+    def _entry(self, report: Report) -> tuple[str, bytes, int]:
+        keys = self._world.keys
+        match report:
+            case PutNode(record):
+                return keys.node(record.node), encode(record), self.lease
+            case PutAck(ack):
+                return keys.ack(ack.generation, ack.node), encode(ack), 0
+            case PutSuspect(suspect):
+                return keys.suspect(suspect.generation, suspect.node), encode(suspect), 0
+            case PutProgress(progress):
+                return keys.one("progress"), encode(progress), 0
+            case PutFailure(failure):
+                return keys.one("failure"), encode(failure), 0
 
     def can_watch(self) -> bool:
         if not self.active or self._cursor >= self._world.keyspace.revision:
@@ -249,9 +252,7 @@ class Agent:
         return "time passed"
 
     def can_campaign(self) -> bool:
-        return (
-            self._leader_gone and self.active and self.term is None and self._world.now_s >= self._campaign_from_s
-        )
+        return self._leader_gone and self.active and self.term is None and self._world.now_s >= self._campaign_from_s
 
     def campaign(self) -> str:
         self._leader_gone = False

@@ -8,7 +8,7 @@ from harness.clockwork.weights import Reference, State
 from harness.clockwork.wires import ViolationError, Wires
 from harness.clockwork.worker import Worker, show
 from holdfast.control.coordinator import Coordinator
-from holdfast.model.commands import Command, ReleaseDrain
+from holdfast.model.commands import Command, ReleaseDrain, WriteOutcome
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import (
     Commit,
@@ -37,7 +37,7 @@ class Checkers:
         self.starts: dict[int, StartRecord] = {}
         self.commits: dict[Version, float] = {}  # loss by version, as workers had it
         self.told: dict[int, float] = {}  # loss by step, as the store tells it
-        self.told_versions: set[Version | None] = set()
+        self.told_versions: set[Version] = set()
         self.newest_voting = 0
         self.newest_step = 0
         self.final: dict[int, State] = {}
@@ -92,7 +92,7 @@ class Checkers:
         """The newest version of the history that all layers are found at, by what the workers really hold."""
         held = [worker.held for worker in workers if worker.held.layers and worker.held.version is not None]
         versions = {h.version for h in held if h.version is not None}
-        versions |= {h.pending for h in held if h.pending in self.told_versions}
+        versions |= {h.pending for h in held if h.pending is not None and h.pending in self.told_versions}
         for version in sorted((v for v in versions if self._is_history(v)), reverse=True):
             found: set[int] = set()
             for h in held:
@@ -104,7 +104,9 @@ class Checkers:
 
     def _is_history(self, version: Version) -> bool:
         """Against all starts, not a shortened lineage."""
-        return not any(s.generation > version.generation and s.version.step < version.step for s in self.starts.values())
+        return not any(
+            s.generation > version.generation and s.version.step < version.step for s in self.starts.values()
+        )
 
     def _told(self, commits: Iterable[Commit]) -> None:
         for commit in commits:
@@ -119,8 +121,6 @@ class Checkers:
         self._world.outcome = before or record
         if record.result is Result.COMPLETED:
             self._completed(record)
-        elif record.result is Result.FAILED and "last copy" in record.reason:
-            self._gone(record)
 
     def _completed(self, record: OutcomeRecord) -> None:
         steps = self._reference.steps
@@ -129,16 +129,6 @@ class Checkers:
         require(not missing, f"completed, but nobody was told of steps {sorted(missing)}")
         lacking = set(range(self._reference.layers)) - self.final.keys()
         require(not lacking, f"completed, but the final weights of layers {sorted(lacking)} are not written")
-
-    def _gone(self, record: OutcomeRecord) -> None:
-        """A job fails for want of a copy only where there really is none."""
-        records = self._world.keyspace.get_prefix(f"{self._world.keys.prefix}nodes/").kvs
-        registered = {kv.key.rpartition("/")[2] for kv in records}
-        live = list(self._world.workers())
-        found = self.best_version(worker for worker in live if worker.slot.node in registered)
-        require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
-        if self.best_version(live) is not None:
-            self.copies_out_of_reach += 1
 
     # The workers.
 
@@ -198,6 +188,8 @@ class Checkers:
         for command in commands:
             if isinstance(command, ReleaseDrain):
                 self._releasing(command.record.node, coordinator)
+            elif isinstance(command, WriteOutcome) and "last copy" in command.record.reason:
+                self._gone(command.record, coordinator)
 
     def _releasing(self, node: NodeId, coordinator: Coordinator) -> None:
         """What is at the newest start or beyond lies elsewhere as well, with workers not known to be gone."""
@@ -213,6 +205,14 @@ class Checkers:
         kept = [self._world.process(ref.worker) for ref in coordinator.view.live if ref.slot.node != node]
         missing = taken - {layer for worker in kept if _is_at(worker, newest) for layer in worker.held.layers}
         require(not missing, f"{node} is released with the only copy of layers {sorted(missing)}")
+
+    def _gone(self, record: OutcomeRecord, coordinator: Coordinator) -> None:
+        """A job fails for want of a copy only where there really is none, on any node that is known."""
+        live = list(self._world.workers())
+        found = self.best_version(worker for worker in live if worker.slot.node in coordinator.view.nodes)
+        require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
+        if self.best_version(live) is not None:
+            self.copies_out_of_reach += 1
 
     # For tests.
 

@@ -1,8 +1,8 @@
 """Decoding with a memory: the same bytes are read by every agent of every run."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from holdfast.control.feed import events_of
 from holdfast.model.events import Event
@@ -13,12 +13,13 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=4096)
-def _decode(kind: type[object], data: bytes) -> object:
+def _decode(kind: Hashable, data: bytes) -> object:
+    assert isinstance(kind, type)
     return decode(kind, data)
 
 
 def decoded(kind: type[T], data: bytes) -> T:
-    record = _decode(kind, data)
+    record = _decode(cast("Hashable", kind), data)
     assert isinstance(record, kind)
     return record
 

@@ -23,6 +23,7 @@ def draw(seed: int) -> Scenario:
         steps=random.randint(2, 5),
         blocks=random.choice((4, 8)),
         depth=random.choice((None, None, 1, 2, 4)),
+        memory=random.choice((None, None, None, 200)),
         nodes_min=random.randint(1, 2),
         nodes_max=random.choice((None, None, 2)),
         deaths_per_step=9,

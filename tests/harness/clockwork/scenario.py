@@ -23,6 +23,7 @@ class Scenario:
     steps: int = 3
     blocks: int = 4
     depth: int | None = None
+    memory: int | None = None  # bytes a slot; a layer has 100
     nodes_min: int = 1
     nodes_max: int | None = None
     desired: int | None = None  # all that are there at first, if None
@@ -54,7 +55,7 @@ class Scenario:
             blocks=self.blocks,
             block_size=1,
             depth=self.depth,
-            memory_per_slot_bytes=None,
+            memory_per_slot_bytes=self.memory,
             start_s=60.0,
             join_settle_s=0.2,
             start_settle_s=5.0,
@@ -98,7 +99,10 @@ class Run:
         """A fresh node where too few are left to train on, and the job so rightly waits."""
         world = self.world
         able = [agent for agent in world.agents.values() if agent.active and agent.member.drain is None]
-        if len(able) >= self.scenario.nodes_min or self.replacements >= _REPLACEMENTS_MAX:
+        terms = [agent.term for agent in world.agents.values() if agent.term is not None and not agent.dead]
+        holding = any(term.coordinator is not None and term.coordinator.view.is_holding for term in terms)
+        enough = len(able) >= self.scenario.nodes_min and not (holding and self.scenario.memory is not None)
+        if enough or self.replacements >= _REPLACEMENTS_MAX:
             return False
         self.replacements += 1
         name = f"r{self.replacements}"

@@ -109,9 +109,7 @@ class Term:
         for changes in world.keyspace.history(world.keys.prefix, self._cursor + 1):
             self._cursor = changes[0].revision
             for change in changes:
-                self._inbox.extend(
-                    events(world.keys, change.kv.key, change.kv.value if change.kind == "put" else None)
-                )
+                self._inbox.extend(events(world.keys, change.kv.key, change.kv.value if change.kind == "put" else None))
             if self._inbox:
                 return True
         self._cursor = world.keyspace.revision

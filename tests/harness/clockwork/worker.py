@@ -351,9 +351,7 @@ class Worker:
     def _tally(self) -> None:
         stop = self._its_wires.stop_wanted(self._step)
         version = Version(self._step + 1, self.generation)
-        commit = Commit(
-            step=version.step, loss=loss_of(self.held.digest), grad_norm=None, time_s=self._world.now_s
-        )
+        commit = Commit(step=version.step, loss=loss_of(self.held.digest), grad_norm=None, time_s=self._world.now_s)
         self.held.commit(commit, version)
         self._world.committed(self, commit)
         rank = self._plan.rank_of(self.slot)

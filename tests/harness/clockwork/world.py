@@ -58,7 +58,7 @@ class World:
     transcript: list[tuple[float, str, str]] = field(default_factory=list)
     outcome: OutcomeRecord | None = None
     user_failures: set[tuple[SlotId, int]] = field(default_factory=set)
-    deaths: Counter[tuple[int, Phase, int]] = field(default_factory=Counter)  # left, by (slot index, phase, step)
+    deaths: Counter[tuple[SlotId, Phase, int]] = field(default_factory=Counter)  # that a phase of a step still brings
     forming_breaks: bool = field(init=False)
     rough_closings: int = field(init=False)
     checkers: Checkers = field(init=False)
@@ -262,7 +262,7 @@ class World:
         return (slot, step) in self.user_failures
 
     def dies(self, slot: SlotId, phase: Phase, step: int) -> bool:
-        key = (slot.index, phase, step)
+        key = (slot, phase, step)
         if not self.deaths[key]:
             return False
         self.deaths[key] -= 1
@@ -283,7 +283,9 @@ class World:
 
     def tell(self) -> str:
         """The transcript, to be read."""
-        return "\n".join(f"{n:5d} {at_s:8.3f}  {name:20s} {what}" for n, (at_s, name, what) in enumerate(self.transcript))
+        return "\n".join(
+            f"{n:5d} {at_s:8.3f}  {name:20s} {what}" for n, (at_s, name, what) in enumerate(self.transcript)
+        )
 
 
 def _end(worker: Worker) -> str:
