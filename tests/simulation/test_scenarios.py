@@ -179,7 +179,9 @@ def test_a_stop_ends_the_job_at_a_boundary_with_its_weights_written(seed: int) -
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_stop_while_every_node_drains_still_writes_the_weights(seed: int) -> None:
     """Found by the simulation: the coordinator decided without end."""
-    world = play(Scenario(nodes="ab", steps=9, faults=(stop().at(step=2), drain("a").at(step=2), drain("b").at(step=2))), seed)
+    world = play(
+        Scenario(nodes="ab", steps=9, faults=(stop().at(step=2), drain("a").at(step=2), drain("b").at(step=2))), seed
+    )
 
     assert ended(world).result is Result.STOPPED
     assert world.checkers.final.keys() == {0, 1, 2, 3}

@@ -93,11 +93,12 @@ def _is_told(version: Version, told: Mapping[int, Commit]) -> bool:
 
 
 def _commit_of(version: Version, inventories: Sequence[SlotInventory], told: Mapping[int, Commit]) -> Commit | None:
-    """The commit that led to `version`, for those that missed it."""
-    commits = [commit for i in inventories if i.version == version for commit in i.commits]
+    """The commit that led to `version`, for those that missed it. Only the last one of an inventory can be it: one of
+    the same step before may be of a fork."""
     if _is_told(version, told):
-        commits.append(told[version.generation])
-    return next((commit for commit in commits if commit.step == version.step), None)
+        return told[version.generation]
+    last = (i.commits[-1] for i in inventories if i.version == version and i.commits)
+    return next((commit for commit in last if commit.step == version.step), None)
 
 
 def _redone(inventories: Sequence[SlotInventory], start_step: int, committed_step: int) -> int:

@@ -117,8 +117,9 @@ class View:
         if record is None or record.incarnation != ack.incarnation:
             return
         for inventory in ack.inventory:
-            if inventory.commits and inventory.version is not None:
-                self._committed(inventory.version.generation, inventory.commits[-1])
+            version, last = inventory.version, inventory.commits[-1] if inventory.commits else None
+            if version is not None and last is not None and last.step == version.step:
+                self._committed(version.generation, last)
         # Each phase holds the ones before it: a store shows only the last of quick writes to one key.
         self.stopped.setdefault(ack.node, ack)
         if ack.phase in (AckPhase.RUNNING, AckPhase.FINISHED):

@@ -79,6 +79,7 @@ class Checkers:
         number = start.generation
         require(number not in self.starts, f"generation {number} has a second start")
         require(number == self.generations[-1].number, f"start {number} comes after a newer generation")
+        require(self._is_history(start.version), f"start {number} takes up {show(start.version)}, which was given up")
         members = [w for ref in self.generations[-1].members if (w := self._world.worker(ref.worker)) is not None]
         best = self.best_version(members)
         require(

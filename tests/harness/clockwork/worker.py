@@ -96,6 +96,7 @@ class Held:
         self.in_flight = False
         if self.version != version:
             self.layers.clear()
+            self.commits.clear()
         self.version = version
         return rolled
 

@@ -39,7 +39,9 @@ def holds(
     )
 
 
-def basis_of(*inventories: SlotInventory, lineage: Lineage = (), committed: int = 0, told: tuple[int, int] | None = None) -> Basis:
+def basis_of(
+    *inventories: SlotInventory, lineage: Lineage = (), committed: int = 0, told: tuple[int, int] | None = None
+) -> Basis:
     """`told`: step and generation of a commit that is known from the store."""
     known = {told[1]: commit(told[0])} if told is not None else {}
     basis = choose_basis(inventories, lineage, LAYERS, committed, known)
@@ -71,9 +73,7 @@ def test_initial_layers_that_survived_are_kept_and_the_others_made_anew() -> Non
 
 
 def test_the_newest_step_that_all_layers_are_found_at_is_taken() -> None:
-    basis = basis_of(
-        holds("a", (0, 1), (7, 2)), holds("b", (2, 3), (7, 2)), holds("spare", ALL, (4, 1)), committed=7
-    )
+    basis = basis_of(holds("a", (0, 1), (7, 2)), holds("b", (2, 3), (7, 2)), holds("spare", ALL, (4, 1)), committed=7)
 
     assert basis.version == Version(7, 2)
     assert basis.held == {slot("a"): frozenset({0, 1}), slot("b"): frozenset({2, 3})}
@@ -130,9 +130,7 @@ def test_what_was_told_of_another_generation_does_not_roll_forward() -> None:
 
 
 def test_a_told_step_is_not_taken_where_its_gradients_are_not_whole() -> None:
-    basis = basis_of(
-        holds("a", (0, 1), (6, 2), pending=(7, 2)), holds("b", (2, 3), (6, 2)), committed=7, told=(7, 2)
-    )
+    basis = basis_of(holds("a", (0, 1), (6, 2), pending=(7, 2)), holds("b", (2, 3), (6, 2)), committed=7, told=(7, 2))
 
     assert basis.version == Version(6, 2)
     assert basis.redone_steps == 1
@@ -180,6 +178,17 @@ def test_a_fork_is_never_taken_up_again_even_if_it_is_newer() -> None:
 
     assert basis.version == Version(6, 4)
     assert slot("thawed") not in basis.held
+
+
+def test_the_commit_of_a_fork_is_not_taken_for_that_of_the_history() -> None:
+    """Found by the simulation: who had committed step 7 twice, in two generations, gave the first of the two."""
+    basis = basis_of(
+        holds("a", ALL, (7, 4), commits=(commit(6), commit(7, loss=0.1), commit(7, loss=0.9))),
+        holds("b", ALL, (6, 3), pending=(7, 4)),
+        lineage=((4, 6),),
+    )
+
+    assert basis.roll_forward == commit(7, loss=0.9)
 
 
 def test_a_told_fork_does_not_roll_forward() -> None:

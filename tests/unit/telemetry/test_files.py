@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 
 import pytest
-from unit.telemetry.conftest import Story, commit
 
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.telemetry.files import RunFiles, RunInfo
 from holdfast.telemetry.roster import NodeState, NodeStatus
 from holdfast.telemetry.run_event import EventKind, RunEvent
+from unit.telemetry.conftest import Story, commit
 
 INFO = RunInfo(job="story", store="127.0.0.1:1", launcher_pid=7, spec="/spec.yaml")
 NODES = {NodeId("a"): NodeStatus(state=NodeState.READY, agent_pid=1, worker_pids=(2, 3))}

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from unit.telemetry.conftest import KEYS, Story, commit, plan, ready, slot, worker
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import (
@@ -20,6 +19,7 @@ from holdfast.model.records import (
 from holdfast.telemetry.live import RunState
 from holdfast.telemetry.roster import NodeState
 from holdfast.telemetry.run_event import EventKind
+from unit.telemetry.conftest import KEYS, Story, commit, plan, ready, slot, worker
 
 
 def test_an_undisturbed_run_reports_every_step_once(story: Story) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
-from unit.telemetry.conftest import Story, commit, plan, ready
 
 from holdfast.model.records import Action, Cause, Result, Version
 from holdfast.telemetry.report import schema, shipped_schema
+from unit.telemetry.conftest import Story, commit, plan, ready
 
 DOCS = Path(__file__).parents[3] / "docs" / "report.md"
 
