@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.clockwork.decoding import decoded
+from harness.clockwork.held import show
 from harness.clockwork.weights import Reference, State
 from harness.clockwork.wires import ViolationError, Wires
-from harness.clockwork.worker import Worker, show
+from harness.clockwork.worker import Worker
 from holdfast.control.coordinator import Coordinator
 from holdfast.model.commands import Command, ReleaseDrain, WriteOutcome
 from holdfast.model.ids import NodeId, SlotId

@@ -5,11 +5,11 @@ public `can_*` says whether its action is possible now; the scheduler picks.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from harness.clockwork.weights import State, applied, initial, loss_of
+from harness.clockwork.held import Held, show
+from harness.clockwork.weights import State, initial, loss_of
 from harness.clockwork.wires import Contribution, ViolationError, Wires
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.messages import (
@@ -29,7 +29,6 @@ from holdfast.model.messages import (
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
 
-_COMMITS_KEPT = 16
 _FIRST_VOTE = -1
 
 
@@ -72,40 +71,6 @@ class Surroundings(Protocol):
     def user_code_fails(self, slot: SlotId, step: int) -> bool: ...
 
     def dies(self, slot: SlotId, phase: Phase, step: int) -> bool: ...
-
-
-@dataclass(slots=True)
-class Held:
-    """Mirror of holdfast.worker.state.Holdings."""
-
-    layers: dict[int, State] = field(default_factory=dict)
-    version: Version | None = None
-    pending: Version | None = None
-    digest: int = 0  # of the pending step
-    in_flight: bool = False
-    commits: deque[Commit] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
-
-    def settle(self, version: Version, roll_forward: Commit | None) -> bool:
-        """Whether a step was rolled forward."""
-        rolled = roll_forward is not None and self.pending == version
-        if roll_forward is not None and rolled:
-            if roll_forward.loss != loss_of(self.digest) or roll_forward.step != version.step:
-                raise ViolationError(f"a pending step is rolled forward with another step's commit: {roll_forward}")
-            self.commit(roll_forward, version)
-        self.pending = None
-        self.in_flight = False
-        if self.version != version:
-            self.layers.clear()
-            self.commits.clear()
-        self.version = version
-        return rolled
-
-    def commit(self, commit: Commit, version: Version) -> None:
-        self.layers = {layer: applied(state, layer, self.digest) for layer, state in self.layers.items()}
-        self.version = version
-        self.pending = None
-        self.in_flight = False
-        self.commits.append(commit)
 
 
 class Worker:
@@ -407,10 +372,6 @@ class Worker:
             in_flight=held.in_flight,
             commits=tuple(held.commits),
         )
-
-
-def show(version: Version | None) -> str:
-    return "nothing" if version is None else f"{version.step}@{version.generation}"
 
 
 def describe(message: ToWorker | FromWorker) -> str:
