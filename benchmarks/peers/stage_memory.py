@@ -7,6 +7,7 @@ import json
 from collections import deque
 
 import torch
+import torch._dynamo  # noqa: F401  70 MB, imported by the first optimizer; a Holdfast worker is born with it
 from torch import Tensor
 
 from benchmarks.harness.memory_reading import anonymous_peak_bytes, read_memory

@@ -9,7 +9,7 @@ from harness.clockwork.weights import Reference, State
 from harness.clockwork.wires import ViolationError, Wires
 from harness.clockwork.worker import Worker
 from holdfast.control.coordinator import Coordinator
-from holdfast.model.commands import Command, ReleaseDrain, WriteOutcome
+from holdfast.model.commands import Command, ReleaseDrain, WriteOutcome, WriteStart
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import (
     Commit,
@@ -38,7 +38,6 @@ class Checkers:
         self.starts: dict[int, StartRecord] = {}
         self.commits: dict[Version, float] = {}  # loss by version, as workers had it
         self.told: dict[int, float] = {}  # loss by step, as the store tells it
-        self.told_versions: set[Version] = set()
         self.newest_voting = 0
         self.newest_step = 0
         self.final: dict[int, State] = {}
@@ -62,9 +61,7 @@ class Checkers:
             case "drains" if decoded(DrainRecord, value).released:
                 self.released.add(NodeId(rest))
             case "progress":
-                progress = decoded(ProgressRecord, value)
-                self.told_versions.add(Version(progress.commits[-1].step, progress.generation))
-                self._told(progress.commits)
+                self._told(decoded(ProgressRecord, value).commits)
             case "acks":
                 for inventory in decoded(NodeAck, value).inventory:
                     self._told(inventory.commits)
@@ -81,20 +78,16 @@ class Checkers:
         require(number not in self.starts, f"generation {number} has a second start")
         require(number == self.generations[-1].number, f"start {number} comes after a newer generation")
         require(self._is_history(start.version), f"start {number} takes up {show(start.version)}, which was given up")
-        members = [w for ref in self.generations[-1].members if (w := self._world.worker(ref.worker)) is not None]
-        best = self.best_version(members)
-        require(
-            best is None or start.version.step >= best.step,
-            f"start {number} is at {show(start.version)}, but members hold {show(best)}",
-        )
         self.starts[number] = start
         self.redone_steps += start.redone_steps
 
-    def best_version(self, workers: Iterable[Worker]) -> Version | None:
-        """The newest version of the history that all layers are found at, by what the workers really hold."""
+    def _best_version(self, workers: Iterable[Worker], coordinator: Coordinator) -> Version | None:
+        """The newest version of the history that all layers are found at, by what the workers really hold and by the
+        commits that the coordinator was told of."""
+        told = {Version(commit.step, generation) for generation, commit in coordinator.view.told.items()}
         held = [worker.held for worker in workers if worker.held.layers and worker.held.version is not None]
         versions = {h.version for h in held if h.version is not None}
-        versions |= {h.pending for h in held if h.pending is not None and h.pending in self.told_versions}
+        versions |= {h.pending for h in held if h.pending is not None and h.pending in told}
         for version in sorted((v for v in versions if self._is_history(v)), reverse=True):
             found: set[int] = set()
             for h in held:
@@ -190,8 +183,19 @@ class Checkers:
         for command in commands:
             if isinstance(command, ReleaseDrain):
                 self._releasing(command.record.node, coordinator)
+            elif isinstance(command, WriteStart):
+                self._starting(command.record, coordinator)
             elif isinstance(command, WriteOutcome) and "last copy" in command.record.reason:
                 self._gone(command.record, coordinator)
+
+    def _starting(self, start: StartRecord, coordinator: Coordinator) -> None:
+        """From no older step than what members hold."""
+        members = [w for ref in coordinator.view.members if (w := self._world.worker(ref.worker)) is not None]
+        best = self._best_version(members, coordinator)
+        require(
+            best is None or start.version.step >= best.step,
+            f"start {start.generation} is at {show(start.version)}, but members hold {show(best)}",
+        )
 
     def _releasing(self, node: NodeId, coordinator: Coordinator) -> None:
         """What is at the newest start or beyond lies elsewhere as well, with workers not known to be gone."""
@@ -211,9 +215,9 @@ class Checkers:
     def _gone(self, record: OutcomeRecord, coordinator: Coordinator) -> None:
         """A job fails for want of a copy only where there really is none, on any node that is known."""
         live = list(self._world.workers())
-        found = self.best_version(worker for worker in live if worker.slot.node in coordinator.view.nodes)
+        found = self._best_version((w for w in live if w.slot.node in coordinator.view.nodes), coordinator)
         require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
-        if self.best_version(live) is not None:
+        if self._best_version(live, coordinator) is not None:
             self.copies_out_of_reach += 1
 
     # For tests.

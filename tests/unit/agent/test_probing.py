@@ -43,14 +43,19 @@ async def test_a_later_incarnation_at_the_same_port_shows_that_the_former_is_dea
 
 
 async def test_silence_is_no_verdict() -> None:
+    closed = asyncio.Event()
+
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with server:
         number = server.sockets[0].getsockname()[1]
         assert (await probe("127.0.0.1", number, "i1", 0.2))[0] is Verdict.SILENT
+        await asyncio.wait_for(closed.wait(), 5)
 
 
 async def test_both_ends_of_a_contact_hear_when_the_other_is_gone() -> None:
