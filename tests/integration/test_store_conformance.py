@@ -197,7 +197,7 @@ async def test_empty_keys_are_refused(store: Store) -> None:
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("nan"), float("inf")])
 async def test_a_lease_needs_a_positive_finite_time(store: Store, ttl_s: float) -> None:
-    with pytest.raises(ValueError, match="ttl|JSON"):
+    with pytest.raises(ValueError, match=r"ttl|JSON"):
         await store.grant(ttl_s)
 
 

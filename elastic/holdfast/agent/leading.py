@@ -61,6 +61,8 @@ class Leader:
     async def lead(self) -> None:
         """Until the job ends. Raises: LostLeadershipError."""
         snapshot = await self._retry_read()
+        if any(kv.key == self._keys.one("outcome") for kv in snapshot.kvs):
+            return  # a node that thawed after the end: nothing is left to decide
         coordinator = self._restore(snapshot)
         async with asyncio.TaskGroup() as tasks:
             watcher = tasks.create_task(self._watch(snapshot.revision + 1), name="leader-watch")

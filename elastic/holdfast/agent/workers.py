@@ -155,6 +155,8 @@ class Workers:
                 except ProtocolError as error:
                     log.error("worker.protocol", extra={"slot": f"{self._node}/{index}", "error": str(error)})
                     break
+                if number != slot.spawned or not slot.alive:
+                    break  # the last words of a process that counts as ended
                 if isinstance(message, Ready):
                     slot.pid = message.pid
                 self._on_message(index, message)

@@ -65,6 +65,7 @@ class Holdings:
         self.in_flight = False
         if self.version != version:
             self.layers.clear()
+            self.commits.clear()  # they led to what was just dropped
         self.version = version
 
     def commit(self, program: Program, commit: Commit, version: Version) -> None:
