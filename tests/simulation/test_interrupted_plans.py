@@ -108,6 +108,7 @@ def test_a_loss_at_any_point_and_a_hang_at_another_break_no_promise(first: Fault
     scenario = Scenario(nodes="abc", steps=3)
     count = actions_of(scenario)
     for action in range(count):
-        for later in range(action, count + 60, 21):
-            faults = (first.after(action=action), hang_worker("b").after(action=later))
-            play(scenario.but(*faults), chooser=InTurn())
+        for later in range(action, count + 60, 42):
+            for waiting in (False, True):
+                faults = (first.after(action=action), hang_worker("b", waiting=waiting).after(action=later))
+                play(scenario.but(*faults), chooser=InTurn())

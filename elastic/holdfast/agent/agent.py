@@ -43,6 +43,8 @@ from holdfast.ports.store import KeyValue, Store
 from holdfast.spec import JobSpec
 
 log = logging.getLogger(__name__)
+# How many times the limit of its own code a worker may wait for the others.
+_TURNS = 3
 _WATCHDOG_S = 0.25
 _CONTACT_PAUSE_S = 0.2  # between attempts to reach a leader that does not take the connection
 
@@ -271,18 +273,18 @@ class Agent:
             self._background(self._term.ask_after(decode(NodeRecord, record.value)), f"ask-after-{node}")
 
     async def _watch_workers(self) -> None:
-        """Kill what makes no progress: in its own code at once, in communication only after its peers had their
-        turn (who waits is rarely the one that hangs)."""
+        """Kill what makes no progress in its own code. Who waits for others is rarely the one that hangs: it is only
+        reported, after the others had their turn."""
         limit_s = self._spec.timeouts.progress_s
         while True:
             await asyncio.sleep(_WATCHDOG_S)
             for ref in self._node.live_workers:
                 index = ref.slot.index
                 phase, silent_s = self._workers.silent_s(index)
-                patience_s = {Phase.COMPUTE: limit_s, Phase.COMMUNICATE: 3 * limit_s}.get(phase)
-                if patience_s is not None and silent_s > patience_s:
-                    what = f"no progress for {silent_s:.0f} s ({phase.name.lower()})"
-                    self._workers.kill(index, what, show_stacks=True)
+                if phase is Phase.COMPUTE and silent_s > limit_s:
+                    self._workers.kill(index, f"no progress for {silent_s:.0f} s", show_stacks=True)
+                elif phase is Phase.COMMUNICATE and silent_s > _TURNS * limit_s:
+                    self._do(self._node.worker_waits(index, f"{ref.slot} has waited for {silent_s:.0f} s"))
 
     async def _wake(self) -> None:
         """Give the session its time."""

@@ -57,7 +57,6 @@ class _Slot:
     pid: int | None = None
     writer: asyncio.StreamWriter | None = None
     alive: bool = False
-    begun_s: float = 0.0
     last: Beat | None = None
     last_change_s: float = 0.0
     ends: dict[int, int] = field(default_factory=dict)  # pid to spawn number
@@ -91,7 +90,7 @@ class Workers:
         slot = self._slots[index]
         slot.spawned += 1
         slot.alive, slot.pid, slot.writer, slot.last = True, None, None, None
-        slot.begun_s = slot.last_change_s = time.monotonic()
+        slot.last_change_s = time.monotonic()
         self._pulse(index).write_bytes(heartbeat.pack(Beat(0, Phase.IDLE, 0)))
         order = WorkerOrder(
             slot=SlotId(self._node, index),

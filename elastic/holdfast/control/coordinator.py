@@ -191,9 +191,11 @@ class Coordinator:
         return None
 
     def _after_broken_communication(self, now_s: float) -> Command | None:
-        """Contact was lost, yet everybody answers: try again with the same members."""
+        """Contact was lost, or someone waits for too long, yet everybody answers: try again with the same members."""
         view = self._view
-        if view.suspected_s is None or view.start is None or view.start.plan is None:
+        assert view.generation is not None
+        aborted = view.start is None and view.generation.stop is StopMode.ABORT
+        if view.suspected_s is None or aborted or view.is_holding:
             return None
         settled_s = view.suspected_s + self._job.probe_s
         if now_s < settled_s:

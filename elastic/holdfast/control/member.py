@@ -70,6 +70,7 @@ class _Worker:
     ref: WorkerRef | None = None
     failed_starts: int = 0
     told_start: int = 0  # newest generation whose Start it was told
+    at_work: bool = False  # it has a part in that generation, and may take until a step's end to stop
     inventory: tuple[int, SlotInventory] | None = None  # by generation
     running: tuple[int, SlotStart] | None = None
     finished: int = 0
@@ -104,6 +105,7 @@ class Member:
     _died: list[WorkerId] = field(default_factory=list)
     _abort_by_s: float | None = None
     _acked: tuple[int, AckPhase] | None = None
+    _waited: int = 0  # newest generation of which too long a wait was reported
 
     def begin(self) -> Iterator[MemberCommand]:
         for index in range(self.identity.slots):
@@ -144,13 +146,14 @@ class Member:
         self.generation, self.start, self._acked = record, None, None
         abort = record.stop is StopMode.ABORT
         members = self._members()
-        self._abort_by_s = now_s + self.abort_s if abort and members else None
+        prompt = any(abort or not self.workers[index].at_work for index in members)
+        self._abort_by_s = now_s + self.abort_s if prompt else None
         for index, worker in sorted(self.workers.items()):
             if index in members:
                 yield TellWorker(index, Stop(generation=record.number, abort=abort))
             elif worker.told_start:
                 # Taken for lost: what it does is over, and nobody is left to do it with.
-                worker.told_start = 0
+                worker.told_start, worker.at_work = 0, False
                 yield TellWorker(index, Stop(generation=record.number, abort=True))
 
     def start_seen(self, record: StartRecord) -> Iterator[MemberCommand]:
@@ -158,7 +161,9 @@ class Member:
             return
         self.start = record
         for index in self._members():
+            slot = SlotId(self.identity.node, index)
             self.workers[index].told_start = record.generation
+            self.workers[index].at_work = record.plan is not None and slot in record.plan.slots
             yield TellWorker(index, Start(generation=self.generation, start=record))
 
     def drain_seen(self, record: DrainRecord | None, now_s: float) -> Iterator[MemberCommand]:
@@ -176,9 +181,10 @@ class Member:
     def time_passed(self, now_s: float) -> Iterator[MemberCommand]:
         if self._abort_by_s is not None and now_s >= self._abort_by_s:
             self._abort_by_s = None
+            abort = self.generation is not None and self.generation.stop is StopMode.ABORT
             for index in self._members():
-                if self._inventory(index) is None:
-                    yield KillWorker(index, f"did not answer an abort within {self.abort_s} s")
+                if self._inventory(index) is None and (abort or not self.workers[index].at_work):
+                    yield KillWorker(index, f"did not stop within {self.abort_s} s")
         if self.drain is not None and now_s >= self.drain[1]:
             yield from self._leave(f"the deadline of a drain is over: {self.drain[0].reason}")
 
@@ -226,12 +232,23 @@ class Member:
                 if message.rank == 0:
                     yield PutProgress(ProgressRecord(generation=message.generation, commits=(message.commit,)))
             case Broken():
-                if self.generation is not None and message.generation == self.generation.number:
-                    number, node = message.generation, self.identity.node
-                    yield PutSuspect(SuspectRecord(generation=number, node=node, detail=message.detail))
-                    yield ProbeLeader()
+                yield from self._suspect(message.generation, message.detail)
             case Failed():
                 yield PutFailure(self._failure(index, message.step, message.where, message.traceback))
+
+    def worker_waits(self, index: int, detail: str) -> Iterator[MemberCommand]:
+        """It has waited for its peers for too long. One of them hangs, and an abort shows who: the one that does not
+        answer."""
+        number = self.generation.number if self.generation is not None else 0
+        at_work = index in self._members() and (self._inventory(index) is None or self.start is not None)
+        if at_work and number > self._waited:
+            self._waited = number
+            yield from self._suspect(number, detail)
+
+    def _suspect(self, number: int, detail: str) -> Iterator[MemberCommand]:
+        if self.generation is not None and number == self.generation.number:
+            yield PutSuspect(SuspectRecord(generation=number, node=self.identity.node, detail=detail))
+            yield ProbeLeader()
 
     def _members(self) -> list[int]:
         """Slots whose present worker belongs to the current generation."""

@@ -251,6 +251,11 @@ class Agent:
         self._do(self.member.time_passed(self._world.now_s))
         return "time passed"
 
+    def waits(self, worker: Worker) -> str:
+        """Its watchdog: a worker seems to wait for others, and has for too long."""
+        self._do(self.member.worker_waits(worker.slot.index, f"{worker.slot} waits"))
+        return "reports a long wait"
+
     def can_campaign(self) -> bool:
         return self._leader_gone and self.active and self.term is None and self._world.now_s >= self._campaign_from_s
 

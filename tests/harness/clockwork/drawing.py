@@ -47,7 +47,7 @@ def _fault(random: Random, nodes: str, slots: int) -> Fault:
         faults.kill_leader,
         faults.drop_leader,
         lambda: faults.kill_worker(node(), random.randrange(slots)),
-        lambda: faults.hang_worker(node(), random.randrange(slots)),
+        lambda: faults.hang_worker(node(), random.randrange(slots), waiting=random.random() < 0.5),
         lambda: faults.freeze_agent(node(), random.choice(_FREEZES_S)),
         lambda: faults.freeze(node(), random.choice(_FREEZES_S)),
         lambda: faults.drain(node(), random.choice(_GRACES_S)),

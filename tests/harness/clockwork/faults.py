@@ -75,15 +75,15 @@ def kill_worker(node: str, index: int = 0) -> Fault:
     return Fault(f"kill worker {node}/{index}", strike)
 
 
-def hang_worker(node: str, index: int = 0) -> Fault:
+def hang_worker(node: str, index: int = 0, *, waiting: bool = False) -> Fault:
     """It does nothing any more, and its watchdog takes a while to see that."""
 
     def strike(world: World) -> None:
         agent = _agent(world, node)
         if agent is not None and (worker := agent.workers.get(index)) is not None and worker.alive:
-            world.hang(worker)
+            world.hang(worker, waiting=waiting)
 
-    return Fault(f"hang worker {node}/{index}", strike)
+    return Fault(f"hang worker {node}/{index}{' in communication' if waiting else ''}", strike)
 
 
 def freeze_agent(node: str, for_s: float = 10.0) -> Fault:

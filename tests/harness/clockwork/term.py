@@ -76,9 +76,15 @@ class Term:
             return self._carry_out(self._commands.popleft())
         event = self._inbox.popleft() if self._inbox else TimePassed()
         commands = self._coordinator.handle(event, self._world.now_s)
-        self._world.checkers.decided(self._coordinator, commands)
+        if self._leads():
+            self._world.checkers.decided(self._coordinator, commands)
         self._commands.extend(commands)
         return f"handles {_brief(event)}"
+
+    def _leads(self) -> bool:
+        """Who has been deposed and does not know it decides nonsense, which is refused when it is to be written."""
+        held = self._world.keyspace.get(self._fence.key)
+        return held is not None and held.create_revision == self._fence.create_revision
 
     def _read(self) -> str:
         """As Leader._restore."""

@@ -40,7 +40,7 @@ class Watchdog:
     """Of a worker that hangs."""
 
     worker: Worker
-    kills_at_s: float
+    barks_at_s: float
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class World:
                 ):
                     if at_s is not None:
                         yield at_s
-        yield from (dog.kills_at_s for dog in self._watchdogs if dog.worker.alive)
+        yield from (dog.barks_at_s for dog in self._watchdogs if dog.worker.alive)
 
     def _tidy(self) -> None:
         """Forget the lanes of what is gone for good."""
@@ -268,7 +268,8 @@ class World:
         self.deaths[key] -= 1
         return True
 
-    def hang(self, worker: Worker) -> None:
+    def hang(self, worker: Worker, *, waiting: bool) -> None:
+        """`waiting`: it seems to wait for others, so that its agent will not kill it for that."""
         worker.hung = True
         dog = Watchdog(worker, self.now_s + _HANG_S)
         self._watchdogs.append(dog)
@@ -276,10 +277,16 @@ class World:
         self._lanes.append(
             Lane(
                 f"{worker.slot} watchdog",
-                lambda: worker.alive and agent.active and self.now_s >= dog.kills_at_s,
-                lambda: _end(worker),
+                lambda: dog in self._watchdogs and worker.alive and agent.active and self.now_s >= dog.barks_at_s,
+                lambda: self._bark(dog, agent, waiting=waiting),
             )
         )
+
+    def _bark(self, dog: Watchdog, agent: Agent, *, waiting: bool) -> str:
+        if not waiting or dog.worker.phase is Phase.WARMING:
+            return _end(dog.worker)
+        self._watchdogs.remove(dog)
+        return agent.waits(dog.worker)
 
     def tell(self) -> str:
         """The transcript, to be read."""
