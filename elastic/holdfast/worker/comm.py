@@ -104,10 +104,15 @@ class Comm:
             self._registered = False
         self._groups = {}
 
-    def all_reduce(self, name: str, tensor: Tensor) -> None:
-        """Sum `tensor` over the group, in place; blocks. Raises: CommunicationError."""
+    def all_reduce(self, name: str, *tensors: Tensor) -> None:
+        """Sum each of `tensors` over the group, in place; blocks. Raises: CommunicationError."""
         group = self._groups[name]
-        self._guard(lambda: group.allreduce([tensor]).wait())
+
+        def run() -> None:
+            for work in [group.allreduce([tensor]) for tensor in tensors]:
+                work.wait()
+
+        self._guard(run)
 
     def exchange(self, name: str, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Point-to-point messages of this rank within the group; blocks. Raises: CommunicationError."""

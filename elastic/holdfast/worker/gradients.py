@@ -1,12 +1,12 @@
 """Gradients of a run of layers, summed in an order that no layout changes.
 
-Autograd leaves each block's gradient in the parameters' `.grad`. When a block ends it is taken from there and put on a
-stack, where siblings of the block tree are merged at once: at most log2(blocks) + 1 gradients live at a time.
-They are laid out flat only to travel.
+Autograd leaves each block's gradient in the parameters' `.grad`. When it is complete it is taken from there and put on
+a stack, where siblings of the block tree are merged at once. Two siblings of one microbatch each autograd sums
+itself, in place: the same sum, and one gradient less at a time, at most log2(blocks). To travel, large ones stay as
+they lie.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,50 +17,51 @@ from holdfast.worker.trees import parents
 
 Gradients = tuple[Tensor, ...]  # one of each parameter of a layout, in its order
 
-ALIGNMENT_BYTES = 64  # a parameter starts on a cache line of the flat gradient, as a tensor of its own would
+# Parameters of fewer bytes travel side by side in a copy, so many in one as these make.
+_LARGE_BYTES = 1 << 20
+_COPY_BYTES_MAX = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    parameter: nn.Parameter
-    offset: int  # elements
+class Bucket:
+    """Parameters whose gradients travel as one flat tensor of `total` elements. `indices`: within their layout."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], indices: Sequence[int]) -> None:
+        self._indices = tuple(indices)
+        self._sizes = [parameters[index].numel() for index in indices]
+        self.total = sum(self._sizes)
+        self.nbytes = sum(parameters[index].nbytes for index in indices)
+
+    def flat(self, gradients: Gradients) -> Tensor:
+        """One large gradient as it lies in memory, if it can be; a copy of several."""
+        chosen = [gradients[index].reshape(-1) for index in self._indices]
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+
+    def write_back(self, flat: Tensor, gradients: Gradients) -> None:
+        """`flat`, which came from `flat(gradients)` and was changed, is what the gradients are to be."""
+        for index, piece in zip(self._indices, flat.split(self._sizes), strict=True):
+            if piece.data_ptr() != gradients[index].data_ptr():
+                gradients[index].copy_(piece.view(gradients[index].shape))
 
 
-class FlatLayout:
-    """Where each parameter's gradient lies in a flat tensor of `total` elements; all of one dtype."""
+class GradientLayout:
+    """The parameters of one dtype whose gradients the same ranks share."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        first = parameters[0]
-        self.dtype, self.device = first.dtype, first.device
-        self.step = ALIGNMENT_BYTES // first.element_size()
-        self._places: list[_Place] = []
-        self.total = 0
-        for parameter in parameters:
-            self._places.append(_Place(parameter, self.total))
-            self.total += -(-parameter.numel() // self.step) * self.step
+        self.dtype, self.device = parameters[0].dtype, parameters[0].device
+        self.parameters = tuple(parameters)
+        self.buckets = _buckets(self.parameters)
 
     def empty(self, size: int) -> Tensor:
         return torch.empty(size, dtype=self.dtype, device=self.device)
 
-    def flatten(self, gradients: Gradients) -> Tensor:
-        """A new flat tensor with these gradients in their places; what lies between is zero."""
-        flat = torch.zeros(self.total, dtype=self.dtype, device=self.device)
-        for view, gradient in zip(self.views(flat), gradients, strict=True):
-            view.copy_(gradient)
-        return flat
-
-    def views(self, flat: Tensor) -> Gradients:
-        """The gradient of each parameter within `flat`."""
-        shapes = [place.parameter.shape for place in self._places]
-        return tuple(
-            flat[place.offset : place.offset + shape.numel()].view(shape)
-            for place, shape in zip(self._places, shapes, strict=True)
-        )
-
     def attach(self, gradients: Gradients | None) -> None:
         """Make these the parameters' `.grad`; None clears them."""
-        for index, place in enumerate(self._places):
-            place.parameter.grad = None if gradients is None else gradients[index]
+        for index, parameter in enumerate(self.parameters):
+            parameter.grad = None if gradients is None else gradients[index]
+
+    def versions(self) -> tuple[int | None, ...]:
+        """Of each parameter's gradient, a number that grows when autograd adds to it; None while there is none."""
+        return tuple(None if p.grad is None else p.grad._version for p in self.parameters)
 
     def take(self) -> Gradients:
         """The parameters' gradients, away from them.
@@ -69,10 +70,9 @@ class FlatLayout:
         blocks must not depend on who computed which.
         """
         taken = []
-        for place in self._places:
-            gradient = place.parameter.grad
-            taken.append(torch.zeros_like(place.parameter) if gradient is None else gradient)
-            place.parameter.grad = None
+        for parameter in self.parameters:
+            taken.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+            parameter.grad = None
         return tuple(taken)
 
 
@@ -82,23 +82,46 @@ class BlockSums:
     `parts` are the maximal subtrees of the block tree within this rank's blocks, ascending.
     """
 
-    def __init__(self, layout: FlatLayout, blocks: int) -> None:
+    def __init__(self, layout: GradientLayout, blocks: int, block_size: int, mine: Span) -> None:
+        """`block_size`: microbatches a block. `mine`: those of the `blocks` blocks that this rank computes."""
         self.layout = layout
         self._parents = parents(blocks)
+        # With more microbatches a block, the first of the right one would be added to the left one's sum.
+        self._pairs_until = mine.stop if block_size == 1 else 0
+        self._after_left: tuple[int | None, ...] | None = None
         self.parts: list[tuple[Span, Gradients]] = []
 
     def begin(self) -> None:
         """Forget the step before."""
         self.parts = []
+        self._after_left = None
         self.layout.attach(None)
 
     def end_block(self, block: int) -> None:
         """The gradient of `block` is complete; the next backward belongs to the next block."""
-        self.parts.append((Span(block, block + 1), self.layout.take()))
+        span = Span(block, block + 1)
+        if (span, Span(block + 1, block + 2)) in self._parents and block + 1 < self._pairs_until:
+            self._after_left = self.layout.versions()  # autograd will add the next block's in place
+            return
+        if self._after_left is not None:
+            span = Span(block - 1, block + 1)
+            self.parts.append((span, self._take_pair(self._after_left)))
+            self._after_left = None
+        else:
+            self.parts.append((span, self.layout.take()))
         while len(self.parts) > 1 and (self.parts[-2][0], self.parts[-1][0]) in self._parents:
             right_span, right = self.parts.pop()
             left_span, left = self.parts.pop()
             self.parts.append((self._parents[left_span, right_span], add_all(left, right)))
+
+    def _take_pair(self, after_left: tuple[int | None, ...]) -> Gradients:
+        """Both siblings' sum. Where only one reached a parameter the other's zero is added, which turns -0 into 0."""
+        both = self.layout.versions()
+        taken = self.layout.take()
+        for gradient, left, now in zip(taken, after_left, both, strict=True):
+            if left is None or left == now:
+                gradient.add_(0.0)
+        return taken
 
     def settle(self, gradients: Gradients) -> None:
         """The reduced gradient: attach it, keep nothing else."""
@@ -112,10 +135,26 @@ def add_all(left: Gradients, right: Gradients) -> Gradients:
     return left
 
 
-def flat_layouts(layers: Iterable[HeldLayer]) -> list[FlatLayout]:
+def gradient_layouts(layers: Iterable[HeldLayer]) -> list[GradientLayout]:
     """One layout a dtype, dtypes in order of their names, layers and parameters in theirs."""
     by_dtype: dict[str, list[nn.Parameter]] = {}
     for layer in layers:
         for parameter in layer.trained.values():
             by_dtype.setdefault(str(parameter.dtype), []).append(parameter)
-    return [FlatLayout(by_dtype[name]) for name in sorted(by_dtype)]
+    return [GradientLayout(by_dtype[name]) for name in sorted(by_dtype)]
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> tuple[Bucket, ...]:
+    """Large parameters first, each alone; then the small ones, several in one."""
+    found = [Bucket(parameters, [i]) for i, p in enumerate(parameters) if p.nbytes >= _LARGE_BYTES]
+    together: list[int] = []
+    size = 0
+    for index, parameter in enumerate(parameters):
+        if parameter.nbytes >= _LARGE_BYTES:
+            continue
+        if together and size + parameter.nbytes > _COPY_BYTES_MAX:
+            found.append(Bucket(parameters, together))
+            together, size = [], 0
+        together.append(index)
+        size += parameter.nbytes
+    return (*found, Bucket(parameters, together)) if together else tuple(found)

@@ -1,12 +1,12 @@
 """Sums the gradients of a step over all ranks that hold a layer, and makes them ready for the commit.
 
 canonical: along the fixed block tree, so that the bits do not depend on the layout. Each rank of a segment owns a
-chunk of its flat gradient: partial sums travel to the chunk's owner, are combined there in tree order, and the
-result travels back (a reduce-scatter and an all-gather whose order of summation is ours).
+chunk of each flat gradient: partial sums travel to the chunk's owner, are combined there in tree order, and the
+result travels back (a reduce-scatter and an all-gather whose order of summation is ours), some parameters at a time.
 allreduce: the backend's own all-reduce, whose order is unspecified.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,11 +14,15 @@ from torch import Tensor
 from holdfast.model.plan import Plan, Segment, Span
 from holdfast.program import Program
 from holdfast.worker.comm import WORLD, Comm
-from holdfast.worker.gradients import BlockSums, add_all, flat_layouts
+from holdfast.worker.gradients import BlockSums, Bucket, Gradients, add_all, gradient_layouts
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.process_groups import Message
 from holdfast.worker.ties import Ties
 from holdfast.worker.trees import combine, even_cuts, subtrees
+
+# Gradients that are exchanged at once, in bytes: what peers send is held besides one's own.
+_ROUND_BYTES = 32 << 20
+_CACHE_LINE = 16  # elements: where a flat tensor is cut
 
 
 def segment_group(segment: Segment) -> str:
@@ -37,9 +41,21 @@ class _Share:
     def is_alone(self) -> bool:
         return len(self.segment.ranks) == 1
 
-    def chunks(self) -> Sequence[Span]:
-        """What of the flat gradient each rank of the segment sums."""
-        return even_cuts(self.sums.layout.total, len(self.segment.ranks), self.sums.layout.step)
+    def chunks(self, bucket: Bucket) -> Sequence[slice]:
+        """What of the bucket each rank of the segment sums."""
+        cuts = even_cuts(bucket.total, len(self.segment.ranks), _CACHE_LINE)
+        return [slice(cut.start, cut.stop) for cut in cuts]
+
+    def rounds(self) -> Iterator[list[Bucket]]:
+        """The buckets, so many at a time as are exchanged at once; the same on every rank of the segment."""
+        together: list[Bucket] = []
+        for bucket in self.sums.layout.buckets:
+            if together and sum(b.nbytes for b in together) + bucket.nbytes > _ROUND_BYTES:
+                yield together
+                together = []
+            together.append(bucket)
+        if together:
+            yield together
 
 
 class Reducer:
@@ -51,11 +67,12 @@ class Reducer:
         self._comm, self._plan, self._rank, self._canonical = comm, plan, rank, canonical
         self._block_size = program.microbatches // plan.block_count
         held = {layer.index: layer for layer in layers}
+        blocks = plan.pipelines[plan.locate(rank)[0]].blocks
         self._shares = [
-            _Share(segment, segment.ranks.index(rank), BlockSums(layout, plan.block_count))
+            _Share(segment, segment.ranks.index(rank), BlockSums(layout, plan.block_count, self._block_size, blocks))
             for segment in plan.segments
             if rank in segment.ranks
-            for layout in flat_layouts(held[index] for index in segment.layers)
+            for layout in gradient_layouts(held[index] for index in segment.layers)
         ]
         self._ties = Ties(comm, program, plan, rank, held)
 
@@ -76,87 +93,83 @@ class Reducer:
         Raises:
             CommunicationError: a peer was lost; gradients are of no use then.
         """
-        if self._canonical:
-            self._reduce_canonical()
-        else:
-            self._reduce_fast()
+        for share in self._shares:
+            if self._canonical:
+                self._reduce_canonical(share)
+            else:
+                self._reduce_fast(share)
         self._ties.sum()
 
-    def _reduce_fast(self) -> None:
-        for share in self._shares:
-            layout = share.sums.layout
-            gradients = layout.take()
-            if not share.is_alone:
-                flat = layout.flatten(gradients)
-                self._comm.all_reduce(segment_group(share.segment), flat)
-                gradients = layout.views(flat)
-            share.sums.settle(gradients)
+    def _reduce_fast(self, share: _Share) -> None:
+        layout = share.sums.layout
+        gradients = layout.take()
+        if not share.is_alone:
+            flats = [bucket.flat(gradients) for bucket in layout.buckets]
+            self._comm.all_reduce(segment_group(share.segment), *flats)
+            for bucket, flat in zip(layout.buckets, flats, strict=True):
+                bucket.write_back(flat, gradients)
+        share.sums.settle(gradients)
 
-    def _reduce_canonical(self) -> None:
-        shared = []
-        for share in self._shares:
-            if share.is_alone:
-                share.sums.settle(combine(self._plan.block_count, dict(share.sums.parts), add_all))
-            else:
-                shared.append((share, self._flat_parts(share)))
-        inboxes = self._scatter(shared)
-        totals = [self._sum_chunk(share, parts, inbox) for (share, parts), inbox in zip(shared, inboxes, strict=True)]
-        self._gather([share for share, _ in shared], totals)
-        for (share, _), total in zip(shared, totals, strict=True):
-            share.sums.settle(share.sums.layout.views(total))
+    def _reduce_canonical(self, share: _Share) -> None:
+        parts = dict(share.sums.parts)
+        if share.is_alone:
+            share.sums.settle(combine(self._plan.block_count, parts, add_all))
+            return
+        total = next(iter(parts.values()))
+        for buckets in share.rounds():
+            self._sum_round(share, buckets, parts, total)
+        share.sums.settle(total)
 
-    def _flat_parts(self, share: _Share) -> dict[Span, Tensor]:
-        """This rank's subtrees, flat; each is let go of as soon as it is copied."""
-        flats: dict[Span, Tensor] = {}
-        while share.sums.parts:
-            node, gradients = share.sums.parts.pop()
-            flats[node] = share.sums.layout.flatten(gradients)
-        return dict(sorted(flats.items()))
+    def _sum_round(
+        self, share: _Share, buckets: Sequence[Bucket], parts: Mapping[Span, Gradients], total: Gradients
+    ) -> None:
+        """The sum over all blocks, into `total`, which is one of the parts."""
+        flats = [{node: bucket.flat(gradients) for node, gradients in parts.items()} for bucket in buckets]
+        inboxes = self._scatter(share, buckets, flats)
+        results = [next(iter(flat.values())) for flat in flats]
+        for bucket, flat, inbox, result in zip(buckets, flats, inboxes, results, strict=True):
+            mine = share.chunks(bucket)[share.position]
+            here = {node: part[mine] for node, part in flat.items()}
+            summed = combine(self._plan.block_count, inbox | here, lambda left, right: left.add_(right))
+            if summed.data_ptr() != result[mine].data_ptr():
+                result[mine].copy_(summed)
+        self._gather(share, buckets, results)
+        for bucket, result in zip(buckets, results, strict=True):
+            bucket.write_back(result, total)
 
-    def _scatter(self, shared: Sequence[tuple[_Share, dict[Span, Tensor]]]) -> list[dict[Span, Tensor]]:
+    def _scatter(
+        self, share: _Share, buckets: Sequence[Bucket], flats: Sequence[Mapping[Span, Tensor]]
+    ) -> list[dict[Span, Tensor]]:
         """Send every other rank its chunk of this rank's subtrees; what came for this rank's chunk, by subtree."""
         sends: list[Message] = []
         receives: list[Message] = []
         inboxes: list[dict[Span, Tensor]] = []
-        for share, parts in shared:
+        for bucket, flat in zip(buckets, flats, strict=True):
             inbox: dict[Span, Tensor] = {}
-            chunks = share.chunks()
+            chunks = share.chunks(bucket)
+            mine = chunks[share.position]
             for position, peer in enumerate(share.segment.ranks):
                 if peer != self._rank:
-                    sends += [(peer, part[_slice(chunks[position])]) for part in parts.values()]
+                    sends += [(peer, part[chunks[position]]) for part in flat.values()]
                     for node in self._subtrees_of(peer):
-                        inbox[node] = share.sums.layout.empty(len(chunks[share.position]))
+                        inbox[node] = share.sums.layout.empty(mine.stop - mine.start)
                         receives.append((peer, inbox[node]))
             inboxes.append(inbox)
         self._comm.exchange(WORLD, sends, receives)
         return inboxes
 
-    def _sum_chunk(self, share: _Share, parts: dict[Span, Tensor], inbox: dict[Span, Tensor]) -> Tensor:
-        """A flat tensor of which this rank's chunk is the sum over all blocks, in the order of the tree."""
-        mine = _slice(share.chunks()[share.position])
-        here = {node: part[mine] for node, part in parts.items()}
-        total = combine(self._plan.block_count, inbox | here, lambda left, right: left.add_(right))
-        flat = next(iter(parts.values()))
-        if total.data_ptr() != flat[mine].data_ptr():
-            flat[mine].copy_(total)
-        return flat
-
-    def _gather(self, shares: Sequence[_Share], totals: Sequence[Tensor]) -> None:
+    def _gather(self, share: _Share, buckets: Sequence[Bucket], results: Sequence[Tensor]) -> None:
         """Everyone gets everyone's chunk, in place."""
         sends: list[Message] = []
         receives: list[Message] = []
-        for share, flat in zip(shares, totals, strict=True):
-            chunks = share.chunks()
+        for bucket, result in zip(buckets, results, strict=True):
+            chunks = share.chunks(bucket)
             for position, peer in enumerate(share.segment.ranks):
                 if peer != self._rank:
-                    sends.append((peer, flat[_slice(chunks[share.position])]))
-                    receives.append((peer, flat[_slice(chunks[position])]))
+                    sends.append((peer, result[chunks[share.position]]))
+                    receives.append((peer, result[chunks[position]]))
         self._comm.exchange(WORLD, sends, receives)
 
     def _subtrees_of(self, rank: int) -> tuple[Span, ...]:
         pipeline, _ = self._plan.locate(rank)
         return subtrees(self._plan.block_count, self._plan.pipelines[pipeline].blocks)
-
-
-def _slice(span: Span) -> slice:
-    return slice(span.start, span.stop)

@@ -16,7 +16,7 @@ from holdfast.model.facts import ActivationSpec
 from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Span
 from holdfast.program import Program
-from holdfast.worker.data import Activation
+from holdfast.worker.data import Activation, apply_layer
 from holdfast.worker.device import default_generator
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.pulse import Pulse
@@ -84,7 +84,7 @@ class StageModule(nn.Module):
             self._generator.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
             begun = time.perf_counter()
             try:
-                activation = layer.module(*activation) if isinstance(activation, tuple) else layer.module(activation)
+                activation = apply_layer(layer.module, activation)
             except Exception as error:  # the user's module: whatever it raises ends the job with its traceback
                 raise UserCodeError(f"forward of layer {layer.name!r} failed: {error!r}") from error
             self.clock.forward(layer.index, time.perf_counter() - begun)
