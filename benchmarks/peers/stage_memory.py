@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.harness.memory_reading import anonymous_peak_bytes, read_memory
 from benchmarks.peers.plain import build_layers, load, peer_parser, start
 
-_STEPS = 4
+_STEPS = 6
 
 
 def main() -> None:

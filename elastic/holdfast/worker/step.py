@@ -10,11 +10,15 @@ from holdfast.model.plan import Plan, Span
 from holdfast.worker.comm import Comm
 from holdfast.worker.commit import Vote
 from holdfast.worker.data import Activation, collate
+from holdfast.worker.device import give_back_freed
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.reduce import Reducer
 from holdfast.worker.sampling import microbatch_positions, sample_indices
 from holdfast.worker.stage import HoldfastStage, StageModule
 from holdfast.worker.state import Setting
+
+# Memory that was freed goes back to the system after so many steps: first of all before optimizers make their state.
+_GIVE_BACK_STEPS = 16
 
 
 class StepRunner:
@@ -55,6 +59,7 @@ class StepRunner:
         self._vote = Vote(comm, program, plan, rank, setting.device)
         self._losses: dict[int, Tensor] = {}
         self._targets: list[Activation] = []
+        self._computed = 0  # steps of this generation
 
     @property
     def layer_cost_s(self) -> dict[int, float]:
@@ -83,6 +88,9 @@ class StepRunner:
             raise self._comm.translate(error) from error
         self._setting.pulse.beat(Phase.COMMUNICATE)
         self._reducer.reduce()
+        if self._computed % _GIVE_BACK_STEPS == 0:
+            give_back_freed(self._setting.device)
+        self._computed += 1
 
     def vote(self, stop: bool) -> tuple[bool, float | None, float]:
         """See Vote.cast."""
