@@ -1,5 +1,6 @@
 """The planner, against dumb implementations that try everything."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations, pairwise, permutations, product
 from random import Random
@@ -223,7 +224,7 @@ def test_shares_finish_as_early_as_any_and_in_as_few_partial_sums(paces: list[Pa
             ends = [sum(parts[: index + 1]) for index in range(len(parts))]
             sums = sum(len(subtrees(blocks, Span(end - n, end))) for n, end in zip(parts, ends, strict=True))
             ranked.append((max(pace.time(n, size) for n, pace in zip(parts, paces, strict=True)), sums))
-    best = makespan(paces, blocks, size)
+    best = makespan(Counter(paces), blocks, size)
     if not ranked:
         assert best is None
         return

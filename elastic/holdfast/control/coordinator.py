@@ -6,36 +6,40 @@ matter in which order, or how often, facts arrive. A new leader feeds the store'
 Invariants, kept here and checked by the tests after every event:
 - generation numbers grow by one; a generation has at most one start, written when every member has answered;
 - a start takes only layers that a live member holds at the step it starts from, or makes them at step 0;
-- no generation ends while it is forming, except for a loss, a stall, or a drain whose deadline is near;
+- no generation ends while it is forming, except for a loss, a cut, a stall, or a drain whose deadline is near;
+- no generation starts before the one that was started last is over for good (`control.fencing`);
 - a node is released only when no layer's only copy is on it.
 """
 
-from collections.abc import Iterator
-
+from holdfast.control import contact, departing, joining
+from holdfast.control.attendance import Attendance
+from holdfast.control.due import Due
+from holdfast.control.fencing import is_over, patience_s, voters_after
 from holdfast.control.job import Job
+from holdfast.control.membership import Membership, agents_of, choose_members
 from holdfast.control.recovery import Lineage, LostLayers, extend_lineage
+from holdfast.control.standing import Standings
 from holdfast.control.start import decide_start
 from holdfast.control.view import View
+from holdfast.control.wording import epitaph, explain_lost
 from holdfast.model.commands import (
     Command,
     EvictNode,
-    ProbeNode,
     ReleaseDrain,
     WriteGeneration,
     WriteOutcome,
     WriteStart,
 )
 from holdfast.model.events import Event
+from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     Action,
     Cause,
-    DrainRecord,
     GenerationRecord,
     OutcomeRecord,
     Result,
     StartRecord,
     StopMode,
-    WorkerRef,
 )
 
 # Failures of communication in a row at one step, with every node alive, after which the job ends.
@@ -55,9 +59,12 @@ class Coordinator:
         self._view = View(membership_changed_s=now_s)
         self._lineage: Lineage = generation.lineage if generation is not None else ()
         self._ended = False
-        self._probed = 0
         self._copies_lost_s: float | None = None  # when a copy of every layer was first missed
+        self._unheard_s: float | None = None  # when the voters of an older generation were first missed
         self._lost: list[str] = []  # members lost since the last start
+        self._standings = Standings(job.node_losses, generation.standings if generation is not None else (), now_s)
+        self._attendance = Attendance(self._view)
+        self._evicted: list[EvictNode] = []
         self._wake_at_s: float | None = None
         if generation is not None:
             self._view.enter(generation, now_s)
@@ -74,17 +81,25 @@ class Coordinator:
         return self._view
 
     def absorb(self, event: Event, now_s: float) -> None:
-        """Take note without deciding: for a new leader that reads the store."""
+        """Take note without deciding: for a new leader that reads the store, and for all but the last of several events
+        that are there at once, which so become one generation."""
+        self._evicted += self._attendance.evictions(event)
         self._view.absorb(event, now_s)
 
     def handle(self, event: Event, now_s: float) -> tuple[Command, ...]:
-        """Take note and decide."""
-        self._view.absorb(event, now_s)
-        commands = list(self._probes())
-        self._wake_at_s = None
+        """Take note and decide. The dead are evicted last: what they leave undone comes first."""
+        view, attendance = self._view, self._attendance
+        self.absorb(event, now_s)
+        attendance.miss_members(now_s)
+        commands: list[Command] = [*attendance.probes(now_s)]
+        self._wake_at_s = attendance.wake_at_s
+        for node in view.pardons:
+            self._standings.pardon(node)
         while not self._ended and (command := self._next(now_s)) is not None:
             commands.append(command)
             assert len(commands) < _COMMANDS_MAX, f"decisions without end: {commands[-4:]}"
+        commands += self._evicted
+        self._evicted = []
         return tuple(commands)
 
     def _next(self, now_s: float) -> Command | None:
@@ -102,33 +117,52 @@ class Coordinator:
             return self._end(Result.COMPLETED, f"all {self._job.steps} steps are committed")
         return (
             self._after_loss(now_s)
+            or self._in_time(contact.cut(self._job, view), Cause.COMMUNICATION, now_s)
             or self._after_silence(now_s)
             or (self._start(now_s) if view.start is None else None)
-            or self._after_broken_communication(now_s)
+            or self._in_time(contact.broken(self._job, view, now_s), Cause.COMMUNICATION, now_s)
             or self._release()
             or self._planned_change(now_s)
         )
 
     def _first_generation(self, now_s: float) -> Command | None:
         view, job = self._view, self._job
+        settled_s = view.membership_changed_s + job.start_settle_s
+        if len(view.nodes) < job.nodes_desired and now_s < settled_s:
+            if len(view.nodes) >= job.nodes_min:
+                self._wake(settled_s)
+            return None
         nodes = {ref.slot.node for ref in view.live} - set(view.draining)
         if len(nodes) < job.nodes_min:
             return None
-        settled_s = view.membership_changed_s + job.start_settle_s
         if len(nodes) < job.nodes_desired and now_s < settled_s:
             self._wake(settled_s)
             return None
         return self._new_generation(StopMode.BOUNDARY, Cause.START, f"{len(nodes)} nodes are ready", now_s)
 
     def _after_loss(self, now_s: float) -> Command | None:
-        lost = self._view.lost
+        view = self._view
+        if (given_up_s := self._attendance.give_up(self._job.absent_s, now_s)) is not None:
+            self._wake(given_up_s)
+        lost = view.lost
         if not lost:
             return None
-        of_themselves = [ref for ref in lost if ref.worker in self._view.died]
+        of_themselves = [ref for ref in lost if ref.worker in view.roster.died]
         cause = Cause.WORKER_DIED if len(of_themselves) == len(lost) else Cause.LOSS
-        names = ", ".join(str(ref.slot) for ref in lost)
+        names = ", ".join(epitaph(view, ref) for ref in lost)
         self._lost += [str(ref.slot) for ref in lost]
+        for node in sorted({ref.slot.node for ref in lost}):
+            self._standings.lost(node, view.committed_step, now_s)
         return self._new_generation(StopMode.ABORT, cause, f"lost {names}", now_s)
+
+    def _in_time(self, due: Due | None, cause: Cause, now_s: float) -> Command | None:
+        """A generation of who is left, by abort, if it is time."""
+        if due is None:
+            return None
+        if now_s < due.at_s:
+            self._wake(due.at_s)
+            return None
+        return self._new_generation(StopMode.ABORT, cause, due.reason, now_s)
 
     def _after_silence(self, now_s: float) -> Command | None:
         """Forming must not take for ever: who does not answer is evicted, a start that stalls is tried again."""
@@ -143,19 +177,28 @@ class Coordinator:
             return self._new_generation(StopMode.ABORT, Cause.STALLED, f"no start within {job.start_s} s", now_s)
         if view.generation.stop is StopMode.ABORT:
             patience_s = view.entered_s + job.abort_s + job.start_s
-            silent = sorted(view.member_nodes - view.stopped.keys())
-            if silent and now_s >= patience_s:
-                record = view.nodes[silent[0]]
-                view.nodes.pop(silent[0])
-                return EvictNode(record, "did not stop in time")
-            self._wake(patience_s)
+            if now_s < patience_s:
+                self._wake(patience_s)
+            elif silent := view.silent:
+                return self._give_up(silent[0], now_s)
         return None
+
+    def _give_up(self, node: NodeId, now_s: float) -> Command | None:
+        """A member that did not stop in time."""
+        view = self._view
+        record, absent = view.nodes.get(node), node in view.roster.absent
+        if record is None:
+            return self._new_generation(StopMode.ABORT, Cause.STALLED, f"{node} left without a word", now_s)
+        view.gone(node)
+        return self._after_loss(now_s) if absent else EvictNode(record, "did not stop in time")
 
     def _start(self, now_s: float) -> Command | None:
         view, job = self._view, self._job
         assert view.generation is not None
         if not view.is_stopped:
-            return self._hurry_drain(now_s)
+            return self._in_time(departing.urgent(view), Cause.DRAIN, now_s)
+        if not is_over(view) and not self._has_waited_for_voters(now_s):
+            return self._take_in_all(now_s)
         decided = decide_start(job, view, self._lineage)
         if isinstance(decided, LostLayers):
             return self._await_copies(decided, now_s)
@@ -163,76 +206,51 @@ class Coordinator:
         return WriteStart(decided)
 
     def _await_copies(self, lost: LostLayers, now_s: float) -> Command | None:
-        """A node whose lease ended may live and come back with what it holds: give it a little time."""
-        view = self._view
+        """A node whose lease ended may live and come back with what it holds: give it a little time. One that lives and
+        is out of reach is waited for."""
         self._copies_lost_s = now_s if self._copies_lost_s is None else self._copies_lost_s
-        known = {ref.worker for ref in view.members}
-        new = ", ".join(str(ref.slot) for ref in view.live if ref.worker not in known)
-        if new:
-            return self._new_generation(StopMode.ABORT, Cause.RESUME, f"{new} came", now_s)
+        if (command := self._take_in_all(now_s)) is not None:
+            return command
+        if self._view.cut_off:
+            self._copies_lost_s = None
+            return None
         given_up_s = self._copies_lost_s + self._job.start_settle_s
         if now_s < given_up_s:
             self._wake(given_up_s)
             return None
-        return self._end(Result.FAILED, self._explain_lost(lost))
+        return self._end(Result.FAILED, explain_lost(self._job, self._view, lost, self._lost))
 
-    def _hurry_drain(self, now_s: float) -> Command | None:
-        """A boundary that comes too late for a drain's deadline is not waited for."""
-        view = self._view
-        assert view.generation is not None
-        if view.generation.stop is StopMode.ABORT:
-            return None
-        for node in view.draining:
-            drain = view.drains[node]
-            urgent_s = drain.seen_s + drain.record.grace_s / 2
-            if now_s >= urgent_s:
-                return self._new_generation(StopMode.ABORT, Cause.DRAIN, f"{node} must leave now", now_s)
-            self._wake(urgent_s)
+    def _has_waited_for_voters(self, now_s: float) -> bool:
+        """Long enough, since there was nothing to be seen of any."""
+        if any(map(self._view.roster.is_alive, self._view.voters)):
+            self._unheard_s = None
+            return False
+        self._unheard_s = now_s if self._unheard_s is None else self._unheard_s
+        given_up_s = self._unheard_s + patience_s(self._job.orphan_s)
+        if now_s >= given_up_s:
+            return True
+        self._wake(given_up_s)
+        return False
+
+    def _take_in_all(self, now_s: float) -> Command | None:
+        """The job needs what others may hold, however often they were lost."""
+        if new := self._newcomers(self._choose_members(now_s, needs_all=True)):
+            return self._new_generation(StopMode.ABORT, Cause.RESUME, f"{new} came", now_s, needs_all=True)
         return None
-
-    def _after_broken_communication(self, now_s: float) -> Command | None:
-        """Contact was lost, or someone waits for too long, yet everybody answers: try again with the same members."""
-        view = self._view
-        assert view.generation is not None
-        aborted = view.start is None and view.generation.stop is StopMode.ABORT
-        if view.suspected_s is None or aborted or view.is_holding:
-            return None
-        settled_s = view.suspected_s + self._job.probe_s
-        if now_s < settled_s:
-            self._wake(settled_s)
-            return None
-        return self._new_generation(StopMode.ABORT, Cause.COMMUNICATION, "communication broke, all nodes live", now_s)
 
     def _release(self) -> Command | None:
         """Let go of a draining node once what it held lives elsewhere."""
-        view = self._view
-        for node in view.draining:
-            if node in view.member_nodes and not (view.is_running and self._is_spare(node)):
-                continue
-            record = view.drains[node].record
-            released = DrainRecord(node=node, grace_s=record.grace_s, reason=record.reason, released=True)
-            view.drains[node].record = released
-            return ReleaseDrain(released)
-        return None
-
-    def _is_spare(self, node: str) -> bool:
-        """Whether nothing of the running generation hangs on `node`."""
-        start = self._view.start
-        assert start is not None
-        if start.plan is not None:
-            return node not in start.plan.nodes
-        staying = {ref.slot.node for ref in self._view.live} - set(self._view.draining)
-        kept: set[int] = {t.layer for t in start.transfers if t.target.node in staying}
-        for inventory in self._view.inventories:
-            if inventory.slot.node in staying and start.version in (inventory.version, inventory.pending):
-                kept.update(inventory.layers)
-        return start.version.step == 0 or len(kept) == self._job.layer_count
+        record = departing.released(self._job, self._view)
+        if record is None:
+            return None
+        self._view.release(record)
+        return ReleaseDrain(record)
 
     def _planned_change(self, now_s: float) -> Command | None:
         """Drains, the end, joins: at a step boundary, and only from a generation that runs."""
         view = self._view
         assert view.generation is not None
-        if not view.is_running or not view.live:
+        if not view.is_running or not view.nodes:
             return None
         finishing = view.start is not None and view.start.action is Action.FINISH
         # A stop that found too few slots to gather the weights on waits for more.
@@ -243,52 +261,92 @@ class Coordinator:
         if leaving:
             reasons = ", ".join(f"{node} ({view.drains[node].record.reason})" for node in leaving)
             return self._new_generation(StopMode.BOUNDARY, Cause.DRAIN, f"draining {reasons}", now_s)
+        if self._is_short():
+            reason = f"nodes.min: {self._job.nodes_min} nodes are needed, and some that stood by are gone"
+            return self._new_generation(StopMode.BOUNDARY, Cause.LOSS, reason, now_s)
         return self._joins(now_s)
 
+    def _is_short(self) -> bool:
+        """Whether fewer nodes than the minimum are left, though all that train are there."""
+        view, start = self._view, self._view.start
+        training = start is not None and start.action is Action.TRAIN and start.plan is not None
+        if start is None or start.plan is None or not training or view.committed_step >= self._job.steps:
+            return False
+        if len(start.plan.nodes) - len(view.draining) >= self._job.nodes_min:
+            return False
+        return len({ref.slot.node for ref in view.live} - set(view.draining)) < self._job.nodes_min
+
     def _joins(self, now_s: float) -> Command | None:
-        view, job = self._view, self._job
-        known = {ref.worker for ref in view.members}
-        new = [ref for ref in view.live if ref.worker not in known and ref.slot.node not in view.draining]
-        if not new or not self._has_room():
+        view = self._view
+        coming = joining.newcomers(self._job, view)
+        if not coming:
             return None
-        names = ", ".join(str(ref.slot) for ref in new)
         if view.is_holding:
-            return self._new_generation(StopMode.BOUNDARY, Cause.RESUME, f"{names} came", now_s)
-        settled_s = view.membership_changed_s + job.join_settle_s
-        if now_s < settled_s:
-            self._wake(settled_s)
+            return self._take_in(Cause.RESUME, now_s, needs_all=True)
+        barred = {node for node in coming if self._standings.is_barred(node, view.committed_step, now_s)}
+        if (until_s := joining.waits_until_s(self._standings, barred, now_s)) is not None:
+            self._wake(until_s)
+        if coming <= barred:
+            return None
+        if now_s < (due_s := joining.due_s(self._job, view)):
+            self._wake(due_s)
             return None
         # A step between two joins: a node that flaps can slow training down, never stop it.
-        if not view.progressed:
+        return self._take_in(Cause.JOIN, now_s) if view.progressed else None
+
+    def _take_in(self, cause: Cause, now_s: float, *, needs_all: bool = False) -> Command | None:
+        """Newcomers, unless somebody would have to leave for them."""
+        chosen = self._choose_members(now_s, needs_all=needs_all)
+        new = self._newcomers(chosen, frozenset(self._view.draining))
+        members = self._view.roster.members
+        kept = members.intersection(ref.worker for ref in chosen.members)
+        if not new or len(kept) < len(members.intersection(ref.worker for ref in self._view.live)):
             return None
-        return self._new_generation(StopMode.BOUNDARY, Cause.JOIN, f"{names} came", now_s)
+        return self._new_generation(StopMode.BOUNDARY, cause, f"{new} came", now_s, needs_all=needs_all)
 
-    def _has_room(self) -> bool:
-        start = self._view.start
-        limit = self._job.nodes_max
-        return limit is None or start is None or start.plan is None or len(start.plan.nodes) < limit
+    def _choose_members(self, now_s: float, *, needs_all: bool) -> Membership:
+        return choose_members(self._job, self._view, self._standings, now_s, needs_all=needs_all)
 
-    def _new_generation(self, stop: StopMode, cause: Cause, reason: str, now_s: float) -> Command:
+    def _newcomers(self, chosen: Membership, without: frozenset[NodeId] = frozenset()) -> str:
+        """Names of slots that are no members yet."""
+        known = self._view.roster.members
+        new = (ref for ref in chosen.members if ref.worker not in known and ref.slot.node not in without)
+        return ", ".join(str(ref.slot) for ref in new)
+
+    def _new_generation(
+        self, stop: StopMode, cause: Cause, reason: str, now_s: float, *, needs_all: bool = False
+    ) -> Command:
         view = self._view
         before = view.generation
-        trouble = self._count_trouble(cause)
+        chosen = self._choose_members(now_s, needs_all=needs_all)
+        cut_off = view.member_nodes.intersection(chosen.unreachable)
+        trouble = self._count_trouble(cause) if not cut_off else 0
         limit = self._job.worker_deaths_per_step if cause is Cause.WORKER_DIED else _BREAKS_PER_STEP
         if trouble >= limit:
             return self._end(Result.FAILED, f"{reason}; {trouble} times in a row at step {view.committed_step}")
-        members: tuple[WorkerRef, ...] = view.live
+        for node in sorted(cut_off):
+            self._standings.lost(node, view.committed_step, now_s)
         record = GenerationRecord(
             number=1 if before is None else before.number + 1,
-            members=members,
-            leavers=tuple(n for n in view.draining if any(ref.slot.node == n for ref in members)),
+            members=chosen.members,
+            leavers=tuple(n for n in view.draining if any(ref.slot.node == n for ref in chosen.members)),
             stop=stop,
             cause=cause,
             reason=reason,
             lineage=self._lineage,
             trouble_step=view.committed_step,
             trouble=trouble,
+            voters=voters_after(view),
+            agents=agents_of(view, chosen.members),
+            standings=self._standings.entries(view.committed_step, now_s),
+            unreachable=chosen.unreachable,
         )
+        pardons, honoured = tuple(sorted(view.pardons)), departing.honoured(view)
+        view.pardons.clear()
+        if any(map(view.roster.is_alive, record.voters)):
+            self._unheard_s = None
         view.enter(record, now_s)
-        return WriteGeneration(record)
+        return WriteGeneration(record, pardons, honoured)
 
     def _count_trouble(self, cause: Cause) -> int:
         """Failures in a row of generations that had a start, at the step where the last one was."""
@@ -299,32 +357,8 @@ class Coordinator:
 
     def _begin(self, start: StartRecord, now_s: float) -> None:
         self._view.begin(start, now_s)
-        self._copies_lost_s, self._lost = None, []
+        self._copies_lost_s, self._unheard_s, self._lost = None, None, []
         self._lineage = extend_lineage(self._lineage, start.generation, start.version.step)
-
-    def _probes(self) -> Iterator[Command]:
-        """Ask everyone, once a generation, when somebody lost contact."""
-        generation = self._view.generation
-        if generation is None or self._view.suspected_s is None or self._probed == generation.number:
-            return
-        self._probed = generation.number
-        for node in sorted(self._view.member_nodes & self._view.nodes.keys()):
-            yield ProbeNode(self._view.nodes[node])
-
-    def _explain_lost(self, lost: LostLayers) -> str:
-        view, names = self._view, self._job.layer_names
-        layers = ", ".join(names[layer] for layer in lost.layers)
-        left = ", ".join(sorted(view.member_nodes)) or "none"
-        return (
-            f"the last copy of layers {layers} is gone: no live node holds them at step {view.committed_step} "
-            f"or any other that all layers are found at (nodes left: {left}; {self._gone()})"
-        )
-
-    def _gone(self) -> str:
-        generation = self._view.generation
-        assert generation is not None
-        lost = f"lost since the last start: {', '.join(self._lost)}; " if self._lost else ""
-        return f"{lost}generation {generation.number}: {generation.reason}"
 
     def _end(self, result: Result, reason: str) -> Command:
         self._ended = True

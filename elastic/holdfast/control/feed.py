@@ -1,14 +1,18 @@
 """From what stands in the store to events: the one place that knows which key means what."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
+from holdfast.errors import ProtocolError
 from holdfast.model.events import (
     AckReceived,
     ContactLost,
     DrainChanged,
     Event,
     NodeChanged,
+    PardonChanged,
     ProgressMade,
+    ReachChanged,
     StopRequested,
     UserCodeFailed,
 )
@@ -20,10 +24,13 @@ from holdfast.model.records import (
     NodeAck,
     NodeRecord,
     ProgressRecord,
+    ReachRecord,
     StopRecord,
     SuspectRecord,
 )
 from holdfast.model.wire import decode
+
+_Record = TypeVar("_Record", NodeRecord, DrainRecord, ReachRecord)
 
 
 def events_of(keys: Keys, key: str, value: bytes | None) -> Iterator[Event]:
@@ -35,9 +42,13 @@ def events_of(keys: Keys, key: str, value: bytes | None) -> Iterator[Event]:
     kind, _, rest = key.removeprefix(keys.prefix).partition("/")
     match kind:
         case "nodes":
-            yield NodeChanged(NodeId(rest), None if value is None else decode(NodeRecord, value))
+            yield NodeChanged(NodeId(rest), _of_node(NodeRecord, rest, value))
         case "drains":
-            yield DrainChanged(NodeId(rest), None if value is None else decode(DrainRecord, value))
+            yield DrainChanged(NodeId(rest), _of_node(DrainRecord, rest, value))
+        case "reach":
+            yield ReachChanged(NodeId(rest), _of_node(ReachRecord, rest, value))
+        case "pardons":
+            yield PardonChanged(NodeId(rest), value is not None)
         case "acks" if value is not None:
             yield AckReceived(decode(NodeAck, value))
         case "suspects" if value is not None:
@@ -50,3 +61,13 @@ def events_of(keys: Keys, key: str, value: bytes | None) -> Iterator[Event]:
             yield StopRequested(decode(StopRecord, value).reason)
         case _:
             return  # written by coordinators, or not for them
+
+
+def _of_node(kind: type[_Record], node: str, value: bytes | None) -> _Record | None:
+    """A record that names the node it stands under; None where it was deleted."""
+    if value is None:
+        return None
+    record = decode(kind, value)
+    if record.node != node:
+        raise ProtocolError(f"a {kind.__name__} of {record.node!r} stands under {node!r}")
+    return record

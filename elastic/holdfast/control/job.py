@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from holdfast.model.records import JobRecord
 from holdfast.spec import JobSpec
 
+# An agent whose lease ran out finds that out within a third of it, unless it cannot reach the store.
+_LEASES_ABSENT = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -27,6 +30,9 @@ class Job:
     abort_s: float
     probe_s: float
     worker_deaths_per_step: int
+    node_losses: int = 5  # after so many of late a node is put into quarantine
+    absent_s: float = 6.0  # how long a node that lives may be without its key
+    orphan_s: float = 600.0  # an agent without contact to the store for so long stops its workers
 
     @property
     def layer_count(self) -> int:
@@ -58,4 +64,7 @@ def job_of(record: JobRecord) -> Job:
         abort_s=spec.timeouts.abort_s,
         probe_s=spec.timeouts.probe_s,
         worker_deaths_per_step=spec.failures.worker_deaths_per_step,
+        node_losses=spec.failures.node_losses,
+        absent_s=_LEASES_ABSENT * spec.timeouts.lease_ttl_s,
+        orphan_s=spec.timeouts.orphan_s,
     )

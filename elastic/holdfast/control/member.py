@@ -4,7 +4,7 @@ It follows the coordinator and reports; it never decides about the job. Everythi
 superseded, so that a lost write is healed by the next one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -21,6 +21,7 @@ from holdfast.control.member_commands import (
     SpawnWorker,
     TellWorker,
 )
+from holdfast.control.outlook import Outlook
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
@@ -38,6 +39,7 @@ from holdfast.model.messages import (
 from holdfast.model.records import (
     AckPhase,
     Action,
+    Cause,
     DrainRecord,
     FailureRecord,
     GenerationRecord,
@@ -55,6 +57,8 @@ from holdfast.model.records import (
 
 # A worker that ends this often before it was ever warm will not get warm at all.
 _FAILED_STARTS_MAX = 3
+# Of this node's workers that died, the last ones are told of.
+_DIED_TOLD = 32
 
 
 class _Is(StrEnum):
@@ -102,10 +106,14 @@ class Member:
     ended: bool = False
     registered: bool = False
     step: int = 0
-    _died: list[WorkerId] = field(default_factory=list)
+    outlook: Outlook = field(init=False)
+    _died: list[tuple[WorkerId, str]] = field(default_factory=list)
     _abort_by_s: float | None = None
     _acked: tuple[int, AckPhase] | None = None
     _waited: int = 0  # newest generation of which too long a wait was reported
+
+    def __post_init__(self) -> None:
+        self.outlook = Outlook(self.identity.node)
 
     def begin(self) -> Iterator[MemberCommand]:
         for index in range(self.identity.slots):
@@ -121,7 +129,7 @@ class Member:
 
     @property
     def wake_at_s(self) -> float | None:
-        times = [self._abort_by_s, self.drain[1] if self.drain is not None else None]
+        times = [self._abort_by_s, self.drain[1] if self.drain is not None else None, self.outlook.wake_at_s]
         return min((t for t in times if t is not None), default=None)
 
     @property
@@ -137,8 +145,38 @@ class Member:
         )
         if self.registered:
             yield PutNode(self._record())
+        if self.outlook.unreachable:
+            yield from self.outlook.say(incarnation)
         self._acked = None
         yield from self._acknowledge()
+
+    def orphaned(self, detail: str) -> Iterator[MemberCommand]:
+        """The store was out of reach for too long: who is there may have given this node up, and begun without it
+        (`control.fencing`). What its workers do is over; they keep what they hold. Should nobody have begun anything,
+        the coordinator is told, and forms the same members again."""
+        if self.generation is None:
+            return
+        told = [index for index, worker in sorted(self.workers.items()) if worker.told_start]
+        # Who was to stop for a generation that has no start yet parks for that one, and is heard there.
+        number = self.generation.number + (self.start is not None)
+        for index in told:
+            self.workers[index].at_work = False
+            yield TellWorker(index, Stop(generation=number, abort=True))
+        if told:
+            yield PutSuspect(SuspectRecord(generation=self.generation.number, node=self.identity.node, detail=detail))
+
+    def contact_lost(self) -> Iterator[MemberCommand]:
+        """Something between this node and others broke, or may have: find out whom it reaches."""
+        if not self.ended and self.identity.node in self._member_nodes():
+            self.outlook.lost(self._member_nodes())
+        yield from ()
+
+    def peers_probed(self, unreachable: Collection[NodeId], now_s: float) -> Iterator[MemberCommand]:
+        yield from self.outlook.probed(unreachable, self.identity.incarnation, now_s)
+
+    def _member_nodes(self) -> frozenset[NodeId]:
+        members = self.generation.members if self.generation is not None else ()
+        return frozenset(ref.slot.node for ref in members)
 
     def generation_seen(self, record: GenerationRecord, now_s: float) -> Iterator[MemberCommand]:
         if self.generation is not None and record.number <= self.generation.number:
@@ -148,6 +186,10 @@ class Member:
         members = self._members()
         prompt = any(abort or not self.workers[index].at_work for index in members)
         self._abort_by_s = now_s + self.abort_s if prompt else None
+        if record.cause is Cause.COMMUNICATION:
+            yield from self.contact_lost()
+        else:
+            self.outlook.superseded()
         for index, worker in sorted(self.workers.items()):
             if index in members:
                 yield TellWorker(index, Stop(generation=record.number, abort=abort))
@@ -179,6 +221,7 @@ class Member:
         yield from self._leave(f"the job is {record.result}")
 
     def time_passed(self, now_s: float) -> Iterator[MemberCommand]:
+        yield from self.outlook.time_passed(now_s)
         if self._abort_by_s is not None and now_s >= self._abort_by_s:
             self._abort_by_s = None
             abort = self.generation is not None and self.generation.stop is StopMode.ABORT
@@ -188,13 +231,13 @@ class Member:
         if self.drain is not None and now_s >= self.drain[1]:
             yield from self._leave(f"the deadline of a drain is over: {self.drain[0].reason}")
 
-    def worker_ended(self, index: int, status: int) -> Iterator[MemberCommand]:
-        """Its process is gone. It comes back as a new worker, which joins when warm."""
+    def worker_ended(self, index: int, status: int, why: str = "") -> Iterator[MemberCommand]:
+        """Its process is gone. It comes back as a new worker, which joins when warm. `why`: for people."""
         if self.ended:
             return
         worker = self.workers[index]
         if worker.ref is not None:
-            self._died.append(worker.ref.worker)
+            self._died = [*self._died, (worker.ref.worker, why or f"status {status}")][-_DIED_TOLD:]
             failed_starts = 0
         else:
             failed_starts = worker.failed_starts + 1
@@ -202,7 +245,8 @@ class Member:
         if self.registered:
             yield PutNode(self._record())
         if failed_starts >= _FAILED_STARTS_MAX:
-            text = f"the worker process ended {failed_starts} times before it was warm (last status {status})"
+            last = why or f"status {status}"
+            text = f"the worker process ended {failed_starts} times before it was warm (last: {last})"
             yield PutFailure(self._failure(index, 0, "start-up", text))
         else:
             yield SpawnWorker(index)
@@ -246,9 +290,16 @@ class Member:
             yield from self._suspect(number, detail)
 
     def _suspect(self, number: int, detail: str) -> Iterator[MemberCommand]:
-        if self.generation is not None and number == self.generation.number:
-            yield PutSuspect(SuspectRecord(generation=number, node=self.identity.node, detail=detail))
+        """Of the present generation; or of the one before, which is still to stop at a boundary that may never come."""
+        now = self.generation
+        if now is None:
+            return
+        stopping = number < now.number and self.start is None and now.stop is StopMode.BOUNDARY
+        if number == now.number or stopping:
+            node = self.identity.node
+            yield PutSuspect(SuspectRecord(generation=now.number, node=node, detail=detail, stopping=stopping))
             yield ProbeLeader()
+            yield from self.contact_lost()
 
     def _members(self) -> list[int]:
         """Slots whose present worker belongs to the current generation."""
@@ -316,7 +367,8 @@ class Member:
             domain=identity.domain,
             agent_pid=identity.pid,
             workers=self.live_workers,
-            died=tuple(self._died),
+            died=tuple(worker for worker, _ in self._died),
+            died_of=tuple(why for _, why in self._died),
         )
 
     def _failure(self, index: int, step: int, where: str, text: str) -> FailureRecord:

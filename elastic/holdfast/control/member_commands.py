@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from holdfast.model.ids import NodeId
 from holdfast.model.messages import ToWorker
-from holdfast.model.records import FailureRecord, NodeAck, NodeRecord, ProgressRecord, SuspectRecord
+from holdfast.model.records import FailureRecord, NodeAck, NodeRecord, ProgressRecord, ReachRecord, SuspectRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,27 @@ class ProbeLeader:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbePeers:
+    """Ask the agents of these nodes whether they answer; Member.peers_probed takes what comes of it."""
+
+    nodes: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutReach:
+    """Written under this node's lease."""
+
+    record: ReachRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DropReach:
+    """All members are reached again."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Give back the lease, and end the agent."""
 
@@ -72,5 +94,8 @@ MemberCommand = (
     | PutProgress
     | PutFailure
     | ProbeLeader
+    | ProbePeers
+    | PutReach
+    | DropReach
     | Leave
 )

@@ -12,6 +12,8 @@ from holdfast.model.ids import SlotId
 from holdfast.model.records import Commit, SlotInventory, Version
 
 Lineage = tuple[tuple[int, int], ...]
+# Each entry is one generation that committed steps; a generation's record carries them all.
+_LINEAGE_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,16 @@ def is_history(version: Version, lineage: Lineage) -> bool:
 
 def extend_lineage(lineage: Lineage, generation: int, start_step: int) -> Lineage:
     """Add a generation's start; an entry whose start is not below the new one says nothing any more."""
-    return (*(entry for entry in lineage if entry[1] < start_step), (generation, start_step))
+    extended = (*(entry for entry in lineage if entry[1] < start_step), (generation, start_step))
+    return extended if len(extended) <= _LINEAGE_MAX else _thinned(extended)
+
+
+def _thinned(lineage: Lineage) -> Lineage:
+    """In its older half one entry for every two, which refuses all that both refused, and a little of what was history
+    so long ago."""
+    half = len(lineage) // 4 * 2
+    pairs = zip(lineage[:half:2], lineage[1:half:2], strict=True)
+    return (*((later[0], earlier[1]) for earlier, later in pairs), *lineage[half:])
 
 
 def _held_at(version: Version, inventories: Sequence[SlotInventory]) -> dict[SlotId, frozenset[int]]:

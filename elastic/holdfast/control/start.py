@@ -9,7 +9,7 @@ from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Cause, StartRecord, Transfer
-from holdfast.planner.search import Request, plan
+from holdfast.planner.search import Decision, Request, plan
 from holdfast.planner.transition import evacuations, transfers
 
 
@@ -25,24 +25,37 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
     writing = finishing or basis.version.step >= job.steps
     staying = _staying(job, view)
     if writing and not staying:
-        staying = tuple(ref.slot for ref in view.members)
+        staying = tuple(ref.slot for ref in view.members if ref.slot.node in view.nodes)
     enough = len({slot.node for slot in staying}) >= (1 if writing else job.nodes_min)
-    chosen = _plan(job, view, basis, staying) if enough else None
-    if chosen is None:
-        return _hold(job, generation.number, basis, staying)
-    moves, _ = transfers(chosen, basis.held, basis.held, job.layer_bytes)
-    return _record(generation.number, Action.FINISH if finishing else Action.TRAIN, basis, chosen, moves)
+    if not enough:
+        nodes = len({slot.node for slot in staying})
+        reason = f"nodes.min: {job.nodes_min} nodes are needed and {nodes} can train; waiting for more"
+        return _hold(job, generation.number, basis, staying, reason)
+    try:
+        decision = _plan(job, view, basis, staying)
+    except NoPlanError as error:  # held, as below the minimum: another node may make it fit
+        return _hold(job, generation.number, basis, staying, f"{error}; waiting for more nodes")
+    moves, _ = transfers(decision.plan, basis.held, basis.held, job.layer_bytes)
+    action = Action.FINISH if finishing else Action.TRAIN
+    return _record(generation.number, action, basis, decision.plan, moves, decision.reasons)
 
 
-def _hold(job: Job, number: int, basis: Basis, staying: tuple[SlotId, ...]) -> StartRecord:
-    """Too few nodes to train: bring what the leaving ones hold to safety, and wait."""
+def _hold(job: Job, number: int, basis: Basis, staying: tuple[SlotId, ...], reason: str) -> StartRecord:
+    """Nobody trains: bring what the leaving ones hold to safety, and wait."""
     safe = {slot: basis.held.get(slot, frozenset()) for slot in staying}
     leaving = {slot: layers for slot, layers in basis.held.items() if slot not in safe}
     moves = evacuations(safe, leaving, job.layer_bytes) if safe else ()
-    return _record(number, Action.HOLD, basis, None, moves)
+    return _record(number, Action.HOLD, basis, None, moves, (reason,))
 
 
-def _record(number: int, action: Action, basis: Basis, chosen: Plan | None, moves: tuple[Transfer, ...]) -> StartRecord:
+def _record(
+    number: int,
+    action: Action,
+    basis: Basis,
+    chosen: Plan | None,
+    moves: tuple[Transfer, ...],
+    reasons: tuple[str, ...],
+) -> StartRecord:
     return StartRecord(
         generation=number,
         action=action,
@@ -52,13 +65,16 @@ def _record(number: int, action: Action, basis: Basis, chosen: Plan | None, move
         roll_forward=basis.roll_forward,
         redone_steps=basis.redone_steps,
         initialise=basis.initialise,
+        reasons=reasons,
     )
 
 
 def _staying(job: Job, view: View) -> tuple[SlotId, ...]:
     """Slots that may train: not leaving, and of no more nodes than the job wants; nodes that hold layers first."""
     assert view.generation is not None
-    slots = [ref.slot for ref in view.members if ref.slot.node not in view.draining]
+    # A member may be released, and even gone, where a leader that stood still hears of the end of its term too late.
+    staying = {ref.slot.node for ref in view.live}.difference(view.draining)
+    slots = [ref.slot for ref in view.members if ref.slot.node in staying]
     nodes = sorted({slot.node for slot in slots}, key=lambda node: (not _holds_layers(view, node), node))
     allowed = frozenset(nodes[: job.nodes_max])
     return tuple(slot for slot in slots if slot.node in allowed)
@@ -68,7 +84,8 @@ def _holds_layers(view: View, node: NodeId) -> bool:
     return any(inventory.layers for inventory in view.stopped[node].inventory)
 
 
-def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Plan | None:
+def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Decision:
+    """Raises: NoPlanError."""
     request = Request(
         slots=staying,
         domains={slot.node: view.nodes[slot.node].domain for slot in staying},
@@ -80,10 +97,7 @@ def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Pl
         memory_per_slot_bytes=job.memory_per_slot_bytes,
         held={slot: basis.held.get(slot, frozenset()) for slot in staying},
     )
-    try:
-        return plan(request).plan
-    except NoPlanError:
-        return None  # held, as below the minimum: another node may make it fit
+    return plan(request)
 
 
 def _measured_costs(job: Job, view: View) -> tuple[float, ...]:

@@ -1,21 +1,29 @@
-"""What the coordinator has been told, and questions about it. Only `absorb` changes it; nothing is decided here."""
+"""What the coordinator has been told, and questions about it. Nothing is decided here.
+
+What is asked after every event is kept in step or remembered: there may be thousands of nodes.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from holdfast.control.reach import Apart, apart_of
+from holdfast.control.roster import Roster
 from holdfast.model.events import (
     AckReceived,
     ContactLost,
     DrainChanged,
     Event,
     NodeChanged,
+    NodeRefused,
+    PardonChanged,
     ProbeAnswered,
     ProgressMade,
+    ReachChanged,
     StopRequested,
     TimePassed,
     UserCodeFailed,
 )
-from holdfast.model.ids import NodeId
+from holdfast.model.ids import NodeId, WorkerId
 from holdfast.model.records import (
     AckPhase,
     Action,
@@ -25,6 +33,7 @@ from holdfast.model.records import (
     GenerationRecord,
     NodeAck,
     NodeRecord,
+    ReachRecord,
     SlotInventory,
     StartRecord,
     WorkerRef,
@@ -38,12 +47,31 @@ class Drain:
 
 
 @dataclass(slots=True)
+class Joins:
+    """New workers since the generation began."""
+
+    count: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+
+# Of generations that committed steps, the newest commits of the last ones are remembered: what a worker voted for and
+# never heard the end of was in one of them.
+_TOLD_MAX = 16
+
+
+@dataclass(slots=True)
 class View:
     """Facts of the job and of its current generation. Sets and dicts are sorted wherever they are walked."""
 
-    nodes: dict[NodeId, NodeRecord] = field(default_factory=dict)
+    roster: Roster = field(default_factory=Roster)
     drains: dict[NodeId, Drain] = field(default_factory=dict)
-    died: set[str] = field(default_factory=set)  # workers that died of themselves on a node that lives
+    reach: dict[NodeId, ReachRecord] = field(default_factory=dict)
+    reach_changed_s: float = 0.0
+    reach_began_s: float | None = None  # when it changed first in this generation
+    pardons: set[NodeId] = field(default_factory=set)
+    joins: Joins = field(default_factory=Joins)
+    committed_s: float | None = None  # when a commit was last told of
     committed_step: int = 0
     told: dict[int, Commit] = field(default_factory=dict)  # by generation, its newest commit that anyone told of
     stop_reason: str | None = None
@@ -59,105 +87,215 @@ class View:
     progressed: bool = False  # a step was committed in this generation
     suspected_s: float | None = None
     answered: set[NodeId] = field(default_factory=set)
+    began_s: float = 0.0  # when the generation was written
+    runs_s: float | None = None  # since when it runs
+    member_nodes: frozenset[NodeId] = frozenset()
+
+    # Which layers who holds: by the newest start, and by what was said since.
+    entrusted: dict[WorkerId, frozenset[int]] = field(default_factory=dict)
+    knows_entrusted: bool = False  # this leader has seen a start: who is not listed holds none
+
+    _unstopped: set[NodeId] = field(default_factory=set)
+    _not_running: set[NodeId] = field(default_factory=set)
+    _lost: tuple[WorkerRef, ...] | None = None  # None: to be found out
+
+    @property
+    def nodes(self) -> dict[NodeId, NodeRecord]:
+        """Those that count as there."""
+        return self.roster.nodes
 
     def enter(self, generation: GenerationRecord, now_s: float) -> None:
         """A new generation: nothing is known of it yet."""
         self.generation, self.start, self.entered_s = generation, None, now_s
         self.stopped, self.running, self.finished = {}, set(), set()
         self.progressed, self.suspected_s, self.answered = False, None, set()
+        self.joins, self.began_s, self.runs_s, self.reach_began_s = Joins(), now_s, None, None
+        self.member_nodes = frozenset(ref.slot.node for ref in generation.members)
+        self._unstopped, self._not_running = set(self.member_nodes), set(self.member_nodes)
+        self._lost = None
+        self.entrusted = {worker: layers for worker, layers in self.entrusted.items() if self.roster.is_alive(worker)}
+        self.roster.enter([ref.worker for ref in generation.members], generation.voters)
+        for number in sorted(self.told)[:-_TOLD_MAX]:
+            del self.told[number]
 
     def begin(self, start: StartRecord, now_s: float) -> None:
         self.start, self.entered_s = start, now_s
+        self.suspected_s = None  # what broke while it formed is over
         self.committed_step = max(self.committed_step, start.version.step)  # who received layers tells no commits
+        self._entrust(start)
+        self._lost = None
+
+    def _entrust(self, start: StartRecord) -> None:
+        self.knows_entrusted = True
+        worker_of = {ref.slot: ref.worker for ref in self.members}
+        if start.plan is not None:
+            given = ((worker_of.get(stage.slot), frozenset(stage.layers)) for stage in start.plan.stages)
+            self.entrusted = {worker: layers for worker, layers in given if worker is not None}
+            return
+        for transfer in start.transfers:
+            if (worker := worker_of.get(transfer.target)) is not None:
+                self.entrusted[worker] = self.entrusted.get(worker, frozenset()) | {transfer.layer}
+
+    def release(self, record: DrainRecord) -> None:
+        """Of a node that drains."""
+        self.drains[record.node].record = record
+        self._lost = None
 
     def absorb(self, event: Event, now_s: float) -> None:
         match event:
+            case TimePassed():
+                pass
+            case AckReceived(ack):
+                self._acknowledged(ack, now_s)
             case NodeChanged(node, record):
                 self._node_changed(node, record, now_s)
-            case DrainChanged(node, None):
-                self.drains.pop(node, None)
-            case DrainChanged(node, DrainRecord() as record):
-                seen_s = self.drains[node].seen_s if node in self.drains else now_s
-                self.drains[node] = Drain(record, seen_s)
-            case AckReceived(ack):
-                self._acknowledged(ack)
+            case DrainChanged(node, drain):
+                self._drain_changed(node, drain, now_s)
             case ProgressMade(record):
                 self._committed(record.generation, record.commits[-1])
+                self.committed_s = now_s
                 if self.generation is not None and record.generation == self.generation.number:
                     self.progressed = True
             case ContactLost(suspect):
-                if self.generation is not None and suspect.generation == self.generation.number:
+                settled = suspect.stopping and self.start is not None
+                if self.generation is not None and suspect.generation == self.generation.number and not settled:
                     self.suspected_s = now_s if self.suspected_s is None else self.suspected_s
             case ProbeAnswered(node, incarnation, workers):
                 self._probed(node, incarnation, workers, now_s)
+            case NodeRefused(node, incarnation):
+                self._refused(node, incarnation, now_s)
+            case ReachChanged(node, reach):
+                self._reach_changed(node, reach, now_s)
+            case PardonChanged(node, given):
+                (self.pardons.add if given else self.pardons.discard)(node)
             case StopRequested(reason):
                 self.stop_reason = self.stop_reason or reason
             case UserCodeFailed(record):
                 self.failure = self.failure or record
-            case TimePassed():
-                pass
+
+    def _drain_changed(self, node: NodeId, record: DrainRecord | None, now_s: float) -> None:
+        if record is None:
+            self.drains.pop(node, None)
+        else:
+            seen_s = self.drains[node].seen_s if node in self.drains else now_s
+            self.drains[node] = Drain(record, seen_s)
+        self._lost = None
 
     def _node_changed(self, node: NodeId, record: NodeRecord | None, now_s: float) -> None:
         self.membership_changed_s = now_s
         if record is None:
-            self.nodes.pop(node, None)
+            self._key_gone(node, now_s)
+            return
+        self._lost = None
+        if count := self.roster.register(record):
+            joins = self.joins
+            first_s = joins.first_s if joins.count else now_s
+            self.joins = Joins(joins.count + count, first_s, now_s)
+
+    def _key_gone(self, node: NodeId, now_s: float) -> None:
+        """Its lease ended. Who leaves as planned is gone; a member of whom nobody expects it may live."""
+        if node not in self.nodes or node in self.roster.absent:
+            return
+        if node in self.member_nodes and node not in self.drains:
+            self.roster.miss(self.nodes[node], now_s)
         else:
-            self.nodes[node] = record
-            self.died.update(record.died)
+            self.gone(node)
+
+    def gone(self, node: NodeId) -> None:
+        """It counts as there no more."""
+        self.roster.gone(node)
+        self.reach.pop(node, None)
+        self._lost = None
+
+    def miss(self, record: NodeRecord, now_s: float) -> None:
+        """A new leader finds no key of a member: it may live."""
+        self.roster.miss(record, now_s)
+        self._lost = None
+
+    def _refused(self, node: NodeId, incarnation: str, now_s: float) -> None:
+        if self._is(node, incarnation):
+            self.roster.refused(node)
+            self.gone(node)
+            self.membership_changed_s = now_s
+
+    def _is(self, node: NodeId, incarnation: str) -> bool:
+        return node in self.nodes and self.nodes[node].incarnation == incarnation
+
+    def _reach_changed(self, node: NodeId, record: ReachRecord | None, now_s: float) -> None:
+        before = self.reach.get(node)
+        if record is None:
+            self.reach.pop(node, None)
+        else:
+            self.reach[node] = record
+        if (before.unreachable if before else ()) != (record.unreachable if record else ()):
+            self.reach_changed_s = now_s
+            self.reach_began_s = now_s if self.reach_began_s is None else self.reach_began_s
+
+    @property
+    def apart(self) -> Apart:
+        """Which of the nodes that are there cannot reach each other."""
+        if not self.reach:
+            return {}
+        said = {n: record.unreachable for n, record in self.reach.items() if self._is(n, record.incarnation)}
+        return apart_of(said, self.nodes.keys())
 
     def _committed(self, generation: int, commit: Commit) -> None:
         self.committed_step = max(self.committed_step, commit.step)
         if generation not in self.told or self.told[generation].step < commit.step:
             self.told[generation] = commit
 
-    def _acknowledged(self, ack: NodeAck) -> None:
-        generation, record = self.generation, self.nodes.get(ack.node)
-        if generation is None or ack.generation != generation.number:
-            return
-        if record is None or record.incarnation != ack.incarnation:
+    def _acknowledged(self, ack: NodeAck, now_s: float) -> None:
+        generation = self.generation
+        if generation is None or ack.generation != generation.number or not self._is(ack.node, ack.incarnation):
             return
         for inventory in ack.inventory:
+            if self.start is None:
+                self.entrusted[inventory.worker] = frozenset(inventory.layers)
             version, last = inventory.version, inventory.commits[-1] if inventory.commits else None
             if version is not None and last is not None and last.step == version.step:
                 self._committed(version.generation, last)
         # Each phase holds the ones before it: a store shows only the last of quick writes to one key.
         self.stopped.setdefault(ack.node, ack)
+        self._unstopped.discard(ack.node)
         if ack.phase in (AckPhase.RUNNING, AckPhase.FINISHED):
             self.running.add(ack.node)
+            self._not_running.discard(ack.node)
         if ack.phase is AckPhase.FINISHED:
             self.finished.add(ack.node)
+        if self.runs_s is None and self.is_running:
+            self.runs_s = now_s
+            self._lost = None  # from now on only those in the plan are needed
 
-    def _probed(self, node: NodeId, incarnation: str, workers: Iterable[str] | None, now_s: float) -> None:
-        record = self.nodes.get(node)
-        if record is None or record.incarnation != incarnation or workers is None:
+    def _probed(self, node: NodeId, incarnation: str, workers: Iterable[WorkerId] | None, now_s: float) -> None:
+        if not self._is(node, incarnation):
+            return
+        if workers is None:
+            if node in self.roster.absent:
+                self.gone(node)
             return
         self.answered.add(node)
-        alive = set(workers)
-        dead = [ref for ref in record.workers if ref.worker not in alive]
-        if dead:
-            kept = tuple(ref for ref in record.workers if ref.worker in alive)
-            self.died.update(ref.worker for ref in dead)
-            self.nodes[node] = NodeRecord(
-                node=node,
-                incarnation=incarnation,
-                host=record.host,
-                port=record.port,
-                domain=record.domain,
-                agent_pid=record.agent_pid,
-                workers=kept,
-                died=record.died,
-            )
+        if self.roster.keep_workers(node, set(workers)):
+            self._lost = None
             self.membership_changed_s = now_s
 
     @property
     def live(self) -> tuple[WorkerRef, ...]:
         """Warm workers of all nodes that have not been released, by slot."""
-        return tuple(
-            sorted(
-                (ref for node, record in self.nodes.items() if not self.is_released(node) for ref in record.workers),
-                key=lambda ref: ref.slot,
-            )
-        )
+        refs = self.roster.refs
+        if any(drain.record.released for drain in self.drains.values()):
+            return tuple(ref for ref in refs if not self.is_released(ref.slot.node))
+        return refs
+
+    @property
+    def strangers(self) -> tuple[WorkerRef, ...]:
+        """Of these, those that are no members, in no order."""
+        return tuple(ref for ref in self.roster.strangers if not self.is_released(ref.slot.node))
+
+    @property
+    def cut_off(self) -> frozenset[NodeId]:
+        """Live nodes that the generation had to leave out."""
+        left_out = self.generation.unreachable if self.generation is not None else ()
+        return frozenset(left_out).intersection(self.nodes)
 
     def is_released(self, node: NodeId) -> bool:
         return node in self.drains and self.drains[node].record.released
@@ -168,12 +306,12 @@ class View:
         return tuple(sorted(n for n, drain in self.drains.items() if n in self.nodes and not drain.record.released))
 
     @property
-    def members(self) -> tuple[WorkerRef, ...]:
-        return self.generation.members if self.generation is not None else ()
+    def voters(self) -> tuple[WorkerId, ...]:
+        return self.generation.voters if self.generation is not None else ()
 
     @property
-    def member_nodes(self) -> frozenset[NodeId]:
-        return frozenset(ref.slot.node for ref in self.members)
+    def members(self) -> tuple[WorkerRef, ...]:
+        return self.generation.members if self.generation is not None else ()
 
     @property
     def needed(self) -> tuple[WorkerRef, ...]:
@@ -186,23 +324,29 @@ class View:
 
     @property
     def lost(self) -> tuple[WorkerRef, ...]:
-        alive = {ref.worker for record in self.nodes.values() for ref in record.workers}
-        return tuple(ref for ref in self.needed if ref.worker not in alive)
+        if self._lost is None:
+            missing = self.roster.missing
+            self._lost = tuple(ref for ref in self.needed if ref.worker in missing) if missing else ()
+        return self._lost
 
     @property
     def inventories(self) -> tuple[SlotInventory, ...]:
-        alive = {ref.worker for ref in self.members}
         return tuple(
             inventory
             for node in sorted(self.stopped)
             for inventory in self.stopped[node].inventory
-            if inventory.worker in alive
+            if inventory.worker in self.roster.members
         )
 
     @property
     def is_stopped(self) -> bool:
         """All members have said what they hold."""
-        return self.member_nodes <= self.stopped.keys()
+        return not self._unstopped
+
+    @property
+    def silent(self) -> tuple[NodeId, ...]:
+        """Members that have not."""
+        return tuple(sorted(self._unstopped))
 
     @property
     def is_running(self) -> bool:
@@ -211,8 +355,7 @@ class View:
         if self.start is None:
             return False
         plan = self.start.plan
-        gone = {n for n in self.member_nodes - self.nodes.keys() if plan is None or n not in plan.nodes}
-        return self.member_nodes - gone <= self.running
+        return all(n not in self.nodes and (plan is None or n not in plan.nodes) for n in self._not_running)
 
     @property
     def is_holding(self) -> bool:

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 
+from holdfast.model.ids import NodeId
 from holdfast.model.records import DrainRecord, GenerationRecord, NodeRecord, OutcomeRecord, StartRecord
 
 
 @dataclass(frozen=True, slots=True)
 class WriteGeneration:
+    """By compare-and-swap on the generation before. `pardons` are honoured by it and deleted with it; `drains` were
+    honoured before it, and may be deleted after it as far as they stand there unchanged."""
+
     record: GenerationRecord
+    pardons: tuple[NodeId, ...] = ()
+    drains: tuple[DrainRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +35,15 @@ class ReleaseDrain:
 
 @dataclass(frozen=True, slots=True)
 class ProbeNode:
-    """Ask the node's agent whether it lives. Refused: it is dead, evict it; the answer comes as ProbeAnswered."""
+    """Ask the node's agent whether it lives; what comes of it is ProbeAnswered or NodeRefused."""
 
     record: NodeRecord
 
 
 @dataclass(frozen=True, slots=True)
 class EvictNode:
-    """Revoke the node's lease; its record goes, and NodeChanged follows."""
+    """Delete the node's record, if it is of that incarnation, then revoke its lease. The node counts as gone from here
+    on; an agent that lives takes a new lease and joins again."""
 
     record: NodeRecord
     reason: str

@@ -9,6 +9,7 @@ from holdfast.model.records import (
     NodeAck,
     NodeRecord,
     ProgressRecord,
+    ReachRecord,
     SuspectRecord,
 )
 
@@ -52,6 +53,30 @@ class ProbeAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeRefused:
+    """Nobody listens where this agent listened all its life: it is dead, and its workers died with it."""
+
+    node: NodeId
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReachChanged:
+    """Whom a node's agent cannot reach; None: it reaches everyone again, or is gone."""
+
+    node: NodeId
+    record: ReachRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class PardonChanged:
+    """Somebody wants a node's losses forgotten; `given` False: the key is gone."""
+
+    node: NodeId
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     reason: str
 
@@ -73,6 +98,9 @@ Event = (
     | ProgressMade
     | ContactLost
     | ProbeAnswered
+    | NodeRefused
+    | ReachChanged
+    | PardonChanged
     | StopRequested
     | UserCodeFailed
     | TimePassed

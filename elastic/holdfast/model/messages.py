@@ -1,6 +1,6 @@
 """What an agent and its workers say to each other, over a unix socket, one frame a message."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.records import Commit, GenerationRecord, JobRecord, SlotInventory, SlotStart, StartRecord
@@ -97,6 +97,7 @@ class WorkerOrder:
     host: str
     socket_path: str
     pulse_path: str
+    key: str = field(repr=False)  # hex; seals what workers leave in each other's c10d stores
     job: JobRecord
 
 

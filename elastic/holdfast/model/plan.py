@@ -47,6 +47,10 @@ class Pipeline:
     stages: tuple[Stage, ...]
     blocks: Span
 
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a pipeline needs at least one stage")
+
     @property
     def depth(self) -> int:
         return len(self.stages)
@@ -96,7 +100,7 @@ class Plan:
     def block_count(self) -> int:
         return self.pipelines[-1].blocks.stop
 
-    @property
+    @cached_property
     def nodes(self) -> frozenset[NodeId]:
         return frozenset(slot.node for slot in self.slots)
 

@@ -5,6 +5,7 @@ Every record is JSON with a schema version (`model.wire`). Keys are built by `Ke
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.plan import Plan
@@ -81,7 +82,19 @@ class NodeRecord:
     domain: str
     agent_pid: int
     workers: tuple[WorkerRef, ...]
-    died: tuple[WorkerId, ...] = ()  # workers of this incarnation that died of themselves, oldest first
+    died: tuple[WorkerId, ...] = ()  # workers of this agent that died of themselves lately, oldest first
+    died_of: tuple[str, ...] = ()  # of each of these, what is known: "killed by SIGSEGV", "exit status 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRecord:
+    """claims/<node>, leased: the one live agent that may speak as this node."""
+
+    node: NodeId
+    incarnation: str
+    host: str
+    port: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +114,42 @@ class DrainRecord:
     reason: str
     released: bool = False
 
+    def __post_init__(self) -> None:
+        if not (isfinite(self.grace_s) and self.grace_s >= 0):
+            raise ValueError(f"grace_s is {self.grace_s}; should be a number of seconds, 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRef:
+    """A member's agent as the generation found it, so that a later leader can ask after one whose key is gone."""
+
+    node: NodeId
+    incarnation: str
+    host: str
+    port: int
+    domain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How often a node was lost of late, and what follows. It comes back once `wait_steps` more steps than `step` are
+    committed (and a while has passed), or when the job cannot go on without it."""
+
+    node: NodeId
+    losses: int
+    step: int  # committed when it was lost last
+    wait_steps: int
+    quarantined: bool = False  # until it is pardoned, or needed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:
-    """generation, written by the coordinator under its lease, by compare-and-swap of the number.
+    """generation, written by the coordinator under its lease, by compare-and-swap on the one before.
 
     `lineage` keeps, for the generations since, the step each started from (suffix minima): a version
     committed in an older generation beyond such a start is not part of the history any more.
+    `voters`: workers of the newest plan that was started. Until one of them is known to have stopped, they may commit
+    among themselves; empty once that is known (`control.fencing`).
     """
 
     number: int
@@ -119,6 +161,10 @@ class GenerationRecord:
     lineage: tuple[tuple[int, int], ...] = ()  # (generation, start step), ascending in both
     trouble_step: int = 0  # the step at which `trouble` failures in a row were seen
     trouble: int = 0
+    voters: tuple[WorkerId, ...] = ()
+    agents: tuple[AgentRef, ...] = ()  # of all members, by node
+    standings: tuple[Standing, ...] = ()  # by node, of those that were lost of late
+    unreachable: tuple[NodeId, ...] = ()  # live nodes left out because members cannot reach them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +188,7 @@ class StartRecord:
     roll_forward: Commit | None  # slots whose pending version is this step apply it
     redone_steps: int
     initialise: bool  # step 0: layers nobody sends are made from the seed
+    reasons: tuple[str, ...] = ()  # why it holds, or why the layout is no better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +241,24 @@ class SuspectRecord:
     generation: int
     node: NodeId
     detail: str
+    stopping: bool = False  # while the generation before was to stop at a boundary: settled once this one starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachRecord:
+    """reach/<node>, leased: members whose agents do not answer this node's agent. Gone when all of them do."""
+
+    node: NodeId
+    incarnation: str
+    unreachable: tuple[NodeId, ...]  # sorted, never empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PardonRecord:
+    """pardons/<node>: forget how often this node was lost. Taken away by the coordinator once it has."""
+
+    node: NodeId
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +267,10 @@ class ProgressRecord:
 
     generation: int
     commits: tuple[Commit, ...]
+
+    def __post_init__(self) -> None:
+        if not self.commits:
+            raise ValueError("commits is (); should hold at least one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,13 +310,21 @@ class JobRecord:
     """spec: the validated job spec and what the agents need to know of the Program."""
 
     spec: dict[str, object]
-    base: str  # folder that relative program paths start from
+    base: str  # folder that relative program paths start from, on the machine that submitted the job
     out: str  # folder the final weights are written to
     layer_names: tuple[str, ...]
     layer_costs: tuple[float, ...]  # relative, until measured
     layer_bytes: tuple[int, ...]  # parameters, buffers and optimizer state
     microbatches: int
     steps: int
+    global_batch: int = 0  # samples a step
+    versions: tuple[tuple[str, str], ...] = ()  # (package, version) that all machines must have
+    source_sha256: str = ""  # of the file that the Program is in; empty where it is an installed module
+    id: str = ""  # of one submission, also found in `out`; empty where the agents are on one machine
+
+    def __post_init__(self) -> None:
+        if not len(self.layer_names) == len(self.layer_costs) == len(self.layer_bytes):
+            raise ValueError("layer_names, layer_costs and layer_bytes should be of one length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +340,9 @@ class Keys:
     def node(self, node: NodeId) -> str:
         return f"{self.prefix}nodes/{node}"
 
+    def claim(self, node: NodeId) -> str:
+        return f"{self.prefix}claims/{node}"
+
     def drain(self, node: NodeId) -> str:
         return f"{self.prefix}drains/{node}"
 
@@ -274,6 +354,12 @@ class Keys:
 
     def suspect(self, generation: int, node: NodeId) -> str:
         return f"{self.prefix}suspects/{generation}/{node}"
+
+    def reach(self, node: NodeId) -> str:
+        return f"{self.prefix}reach/{node}"
+
+    def pardon(self, node: NodeId) -> str:
+        return f"{self.prefix}pardons/{node}"
 
     def one(self, name: str) -> str:
         """spec, leader, generation, progress, failure, stop or outcome."""

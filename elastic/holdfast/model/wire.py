@@ -1,5 +1,6 @@
 """Records as JSON with a schema version. Floats keep their bits (shortest repr); unknown fields are refused."""
 
+import re
 import struct
 from functools import cache
 from typing import Any, TypeVar
@@ -7,9 +8,10 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
 
-from holdfast.errors import ProtocolError
+from holdfast.errors import ProtocolError, VersionError
 
 SCHEMA_VERSION = 1
+_VERSION = re.compile(rb'{"v":([0-9]{1,9}),')
 T = TypeVar("T")
 
 
@@ -25,10 +27,19 @@ def encode(record: object) -> bytes:
 
 
 def decode(kind: type[T], data: bytes) -> T:
-    """Raises: ProtocolError: not a record of that kind, or of another schema version."""
+    """Raises:
+    ProtocolError: not a record of that kind.
+    VersionError: of another schema version.
+    """
     head = b'{"v":%d,"body":' % SCHEMA_VERSION
     if not (data.startswith(head) and data.endswith(b"}")):
-        raise ProtocolError(f"not a {kind.__name__} of schema version {SCHEMA_VERSION}: {data[:80]!r}")
+        found = _VERSION.match(data)
+        if found is None or int(found[1]) == SCHEMA_VERSION:
+            raise ProtocolError(f"not a {kind.__name__} of protocol version {SCHEMA_VERSION}: {data[:80]!r}")
+        raise VersionError(
+            f"{kind.__name__} of protocol version {int(found[1])}, but this Holdfast speaks version {SCHEMA_VERSION}; "
+            "run the same version of Holdfast everywhere"
+        )
     try:
         key: Any = kind
         record: T = _adapter(key).validate_json(data[len(head) : -1])
@@ -52,6 +63,14 @@ def decode_message(kinds: dict[str, type[T]], data: bytes) -> T:
 
 
 FRAME_HEAD = struct.Struct("<I")
+# The largest is a Start of thousands of slots.
+FRAME_BYTES_MAX = 64 << 20
+
+
+def check_frame_size(size: int) -> None:
+    """Raises: ProtocolError: no message is as long as that."""
+    if size > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a frame of {size} bytes; at most {FRAME_BYTES_MAX} are accepted")
 
 
 def frame(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from holdfast.model.plan import Pipeline, Plan, Stage
 from holdfast.planner.cost import reduction_time, to_ticks
 from holdfast.planner.partition import Cuts, Partition
 from holdfast.planner.placement import Placement, place
-from holdfast.planner.shapes import Limits, Shape, even_shape, grouped_shape
+from holdfast.planner.shapes import Grouping, Limits, Runs, Shape, even_shape
 from holdfast.planner.shares import Pace, makespan, share
 from holdfast.planner.site import Place, Site
 
@@ -92,10 +92,13 @@ class _Search:
         self._request = request
         self._ticks, self._tick = to_ticks(request.layer_costs)
         self._domain_of = {slot: request.domains.get(slot.node, str(slot.node)) for slot in request.slots}
-        self._slots_of: dict[str, tuple[SlotId, ...]] = {}
+        slots_of: dict[str, list[SlotId]] = {}
         for slot in request.slots:
-            domain = self._domain_of[slot]
-            self._slots_of[domain] = (*self._slots_of.get(domain, ()), slot)
+            slots_of.setdefault(self._domain_of[slot], []).append(slot)
+        self._slots_of = {domain: tuple(slots) for domain, slots in slots_of.items()}
+        self._largest_domain = max(map(len, self._slots_of.values()), default=0)
+        self._total_bytes, self._total_ticks = sum(request.layer_bytes), sum(self._ticks)
+        self._largest_stages: dict[int, int] = {}
         depth_max = min(len(request.slots), len(request.layer_costs), request.blocks * request.block_size)
         self._partition = Partition(self._ticks, request.layer_bytes, request.memory_per_slot_bytes, depth_max)
         self._limits = Limits(
@@ -127,7 +130,7 @@ class _Search:
         """The best shape that has the wanted copies, or as few less as need be."""
         wanted = min(self._request.copies, len(self._slots_of))
         layouts = (
-            self._laid_out(shape, {depth: self._partition.cuts(depth) for depth in shape.depths}, copies)
+            self._laid_out(shape, {depth: self._partition.cuts(depth) for depth, _ in shape.runs}, copies)
             for copies in range(wanted, 0, -1)
             for shape in self._shapes(copies)
         )
@@ -135,48 +138,57 @@ class _Search:
         return next(layout for layout in layouts if layout.placement.copies >= layout.site.copies)
 
     def _shapes(self, copies: int) -> Iterator[Shape]:
-        """Shapes that may have so many copies, the best first."""
-        ranked: list[tuple[tuple[int, float, float, int, int], Shape]] = []
+        """Shapes that may have so many copies, the best first; those that cannot be the best are not worked out."""
+        ranked: dict[tuple[int, int], list[tuple[Shape, int]]] = {}
+        grouping = None
+        if copies > 1 and len(self._slots_of) < len(self._request.slots):
+            grouping = Grouping(self._slots_of, copies, self._limits)
         for pipelines in range(copies, min(len(self._request.slots), self._request.blocks) + 1):
+            distance = self._distance(pipelines, copies)
             free = even_shape(self._request.slots, pipelines, self._limits)
-            bound = None
-            if len(self._slots_of) < len(self._request.slots) and copies > 1:
-                bound = grouped_shape(self._slots_of, copies, pipelines, self._limits)
+            bound = grouping.shape(pipelines) if grouping else None
             if free and self._may_part(free, copies):
-                ranked.append((self._key(free, copies, 0), free))
+                ranked.setdefault((free.idle, distance), []).append((free, 0))
             if bound:
-                ranked.append((self._key(bound, copies, 1), bound))
-        yield from (shape for _, shape in sorted(ranked, key=lambda item: item[0]))
+                ranked.setdefault((bound.idle, distance), []).append((bound, 1))
+        for _, level in sorted(ranked.items()):
+            # Of as many pipelines the free shape before the bound one.
+            keys = [(self._step_ticks(shape.runs), shape.pipelines, bound) for shape, bound in level]
+            yield from (level[number][0] for number in sorted(range(len(level)), key=keys.__getitem__))
 
-    def _key(self, shape: Shape, copies: int, bound: int) -> tuple[int, float, float, int, int]:
-        """Rank of a shape, the smallest first. A free shape before the bound one of as many pipelines."""
-        pipelines = len(shape.depths)
-        distance = 0
-        if self._request.depth is not None:
-            distance = abs(pipelines - max(len(self._request.slots) // self._request.depth, copies))
-        return shape.idle, distance, self._step_ticks(shape), pipelines, bound
+    def _distance(self, pipelines: int, copies: int) -> int:
+        """How far so many pipelines are from the wanted depth."""
+        if self._request.depth is None:
+            return 0
+        return abs(pipelines - max(len(self._request.slots) // self._request.depth, copies))
 
     def _may_part(self, shape: Shape, copies: int) -> bool:
         """A quick test that spares hopeless placements.
 
         Of a layer's copies all but `copies - 1` may share a domain, so no domain may be larger than so many pipelines.
         """
-        largest = max(map(len, self._slots_of.values()))
-        return largest <= sum(shape.depths[: len(shape.depths) - copies + 1]) + shape.idle
+        kept, room = shape.pipelines - copies + 1, shape.idle
+        for depth, count in shape.runs:
+            room += depth * max(0, min(count, kept))
+            kept -= count
+        return self._largest_domain <= room
 
-    def _paces(self, shape: Shape, cuts: Mapping[int, Cuts] | None = None) -> list[Pace]:
-        slowest = self._partition.slowest
-        return [
-            Pace(depth, slowest(cuts[depth]) if cuts else self._partition.bottleneck(depth)) for depth in shape.depths
-        ]
+    def _pace(self, depth: int, cuts: Mapping[int, Cuts] | None = None) -> Pace:
+        return Pace(depth, self._partition.slowest(cuts[depth]) if cuts else self._partition.bottleneck(depth))
 
-    def _step_ticks(self, shape: Shape, cuts: Mapping[int, Cuts] | None = None) -> float:
-        ticks = makespan(self._paces(shape, cuts), self._request.blocks, self._request.block_size)
-        assert ticks is not None, f"shape {shape.depths} has more stages than microbatches"
-        total_bytes = sum(self._request.layer_bytes)
-        shallowest = shape.depths[-1]
-        largest = self._partition.largest(cuts[shallowest] if cuts else self._partition.cuts(shallowest))
-        return ticks + reduction_time(len(shape.depths), largest, total_bytes, sum(self._ticks))
+    def _step_ticks(self, runs: Runs, cuts: Mapping[int, Cuts] | None = None) -> float:
+        kinds = {self._pace(depth, cuts): count for depth, count in runs}
+        ticks = makespan(kinds, self._request.blocks, self._request.block_size)
+        assert ticks is not None, f"shape {runs} has more stages than microbatches"
+        shallowest = runs[-1][0]
+        largest = self._partition.largest(cuts[shallowest]) if cuts else self._largest_stage(shallowest)
+        pipelines = sum(count for _, count in runs)
+        return ticks + reduction_time(pipelines, largest, self._total_bytes, self._total_ticks)
+
+    def _largest_stage(self, depth: int) -> int:
+        if depth not in self._largest_stages:
+            self._largest_stages[depth] = self._partition.largest(self._partition.cuts(depth))
+        return self._largest_stages[depth]
 
     def _laid_out(self, shape: Shape, cuts: Mapping[int, Cuts], copies: int) -> _Layout:
         # Deepest pipelines first, whatever their group.
@@ -212,17 +224,18 @@ class _Search:
 
     def _decision(self, layout: _Layout, kept: _Layout | None) -> Decision:
         request, taken = self._request, iter(layout.placement.slots)
-        blocks = share(self._paces(layout.shape, layout.cuts), request.blocks, request.block_size)
+        depths, pace_of = layout.shape.depths, {depth: self._pace(depth, layout.cuts) for depth in layout.cuts}
+        blocks = share([pace_of[depth] for depth in depths], request.blocks, request.block_size)
         chosen = Plan(
             tuple(
                 Pipeline(tuple(Stage(next(taken), span) for span in layout.cuts[depth]), part)
-                for depth, part in zip(layout.shape.depths, blocks, strict=True)
+                for depth, part in zip(depths, blocks, strict=True)
             )
         )
         idle = tuple(sorted(set(request.slots) - set(chosen.slots)))
         return Decision(
             plan=chosen,
-            step_cost=self._step_ticks(layout.shape, layout.cuts) * self._tick,
+            step_cost=self._step_ticks(layout.shape.runs, layout.cuts) * self._tick,
             copies=layout.placement.copies,
             moved_bytes=layout.placement.moved_bytes,
             idle=idle,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from holdfast.model.ids import SlotId
 
@@ -16,12 +17,21 @@ class Limits:
     block_size: int
 
 
+# Depths in runs, deepest first: (depth, how many pipelines have it). Few, however many pipelines there are.
+Runs: TypeAlias = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Slots, and the depths of the pipelines that lie wholly on them, deepest first."""
+    """Slots, and the depths of the pipelines that lie wholly on them."""
 
     slots: tuple[SlotId, ...]
-    depths: tuple[int, ...]
+    runs: Runs
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Of each pipeline, deepest first."""
+        return tuple(depth for depth, count in self.runs for _ in range(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +41,67 @@ class Shape:
     groups: tuple[Group, ...]
 
     @property
+    def runs(self) -> Runs:
+        """Of all groups together."""
+        counts: dict[int, int] = {}
+        for group in self.groups:
+            for depth, count in group.runs:
+                counts[depth] = counts.get(depth, 0) + count
+        return tuple(sorted(counts.items(), reverse=True))
+
+    @property
     def depths(self) -> tuple[int, ...]:
-        return tuple(sorted((depth for group in self.groups for depth in group.depths), reverse=True))
+        return tuple(depth for depth, count in self.runs for _ in range(count))
+
+    @property
+    def pipelines(self) -> int:
+        return sum(count for _, count in self.runs)
 
     @property
     def idle(self) -> int:
         """Slots left without a stage."""
-        return sum(len(group.slots) for group in self.groups) - sum(self.depths)
+        return sum(len(group.slots) for group in self.groups) - sum(depth * count for depth, count in self.runs)
 
 
-def even_shape(slots: Sequence[SlotId], pipelines: int, limits: Limits) -> Shape | None:
+def even_shape(slots: tuple[SlotId, ...], pipelines: int, limits: Limits) -> Shape | None:
     """So many pipelines with depths as even as can be, anywhere; None where they do not fit."""
-    depths = _spread((len(slots),), (pipelines,), limits)
-    return Shape((Group(tuple(slots), depths[0]),)) if depths else None
+    runs = _spread((len(slots),), (pipelines,), limits)
+    return Shape((Group(slots, runs[0]),)) if runs else None
 
 
-def grouped_shape(
-    domains: Mapping[str, tuple[SlotId, ...]], group_count: int, pipelines: int, limits: Limits
-) -> Shape | None:
-    """The same, bound to `group_count` groups of domains; None where they do not fit.
+class Grouping:
+    """Failure domains in `count` groups of about as many slots each.
 
-    Always survives the loss of `group_count - 1` domains, however unequal the domains are.
+    Its shapes survive the loss of `count - 1` domains, however unequal the domains are.
     """
-    groups = _grouped(domains, group_count)
-    shares = _pipelines_of([len(group) for group in groups], pipelines, limits.depth_least)
-    depths = _spread([len(group) for group in groups], shares, limits) if shares else None
-    return Shape(tuple(map(Group, groups, depths))) if depths else None
+
+    def __init__(self, domains: Mapping[str, tuple[SlotId, ...]], count: int, limits: Limits):
+        self._groups = _grouped(domains, count)
+        self._limits = limits
+        self._sizes = [len(group) for group in self._groups]
+        self._fits = all(size >= limits.depth_least for size in self._sizes)
+        # Pipelines of each group. One more pipeline goes where it leaves the others deepest, so they only grow.
+        self._counts = [[1] * count]
+
+    def shape(self, pipelines: int) -> Shape | None:
+        """So many pipelines, each within a group, with depths as even as can be; None where they do not fit."""
+        more = pipelines - len(self._groups)
+        if not self._fits or more < 0:
+            return None
+        while len(self._counts) <= more and (grown := self._grown(self._counts[-1])):
+            self._counts.append(grown)
+        if len(self._counts) <= more:
+            return None
+        runs = _spread(self._sizes, self._counts[more], self._limits)
+        return Shape(tuple(map(Group, self._groups, runs))) if runs else None
+
+    def _grown(self, counts: list[int]) -> list[int] | None:
+        least = self._limits.depth_least
+        roomy = [group for group, size in enumerate(self._sizes) if (counts[group] + 1) * least <= size]
+        if not roomy:
+            return None
+        chosen = max(roomy, key=lambda group: (self._sizes[group] / counts[group], -group))
+        return [count + (group == chosen) for group, count in enumerate(counts)]
 
 
 def _grouped(domains: Mapping[str, tuple[SlotId, ...]], count: int) -> list[tuple[SlotId, ...]]:
@@ -67,21 +112,8 @@ def _grouped(domains: Mapping[str, tuple[SlotId, ...]], count: int) -> list[tupl
     return [tuple(sorted(group)) for group in groups]
 
 
-def _pipelines_of(sizes: Sequence[int], pipelines: int, depth_least: int) -> list[int] | None:
-    """Pipelines of each group, so that their depths come out as even as can be."""
-    counts = [1] * len(sizes)
-    if pipelines < len(sizes) or any(size < depth_least for size in sizes):
-        return None
-    for _ in range(pipelines - len(sizes)):
-        open_groups = [group for group, size in enumerate(sizes) if (counts[group] + 1) * depth_least <= size]
-        if not open_groups:
-            return None
-        counts[max(open_groups, key=lambda group: (sizes[group] / counts[group], -group))] += 1
-    return counts
-
-
-def _spread(sizes: Sequence[int], counts: Sequence[int], limits: Limits) -> list[tuple[int, ...]] | None:
-    """Depths of `counts[g]` pipelines over `sizes[g]` slots, deepest first; as few slots idle as the limits allow.
+def _spread(sizes: Sequence[int], counts: Sequence[int], limits: Limits) -> list[Runs] | None:
+    """Depths of `counts[g]` pipelines over `sizes[g]` slots; as few slots idle as the limits allow.
 
     All pipelines begin at the least depth and grow level by level, the shallowest first. A level that needs one more
     block of microbatches (1F1B wants as many as stages) is only taken while blocks last.
@@ -92,7 +124,7 @@ def _spread(sizes: Sequence[int], counts: Sequence[int], limits: Limits) -> list
     if blocks_left < 0 or min(left) < 0:
         return None
     growing = list(counts)
-    done: list[list[int]] = [[] for _ in sizes]
+    done: list[list[tuple[int, int]]] = [[] for _ in sizes]
     for level in range(least, limits.depth_most):
         for group, slots_left in enumerate(left):
             grow = min(growing[group], slots_left)
@@ -100,6 +132,7 @@ def _spread(sizes: Sequence[int], counts: Sequence[int], limits: Limits) -> list
                 grow = min(grow, blocks_left)
                 blocks_left -= grow
             left[group] -= grow
-            done[group] += [level] * (growing[group] - grow)
+            done[group].append((level, growing[group] - grow))
             growing[group] = grow
-    return [tuple(reversed([*depths, *[limits.depth_most] * rest])) for depths, rest in zip(done, growing, strict=True)]
+    ended = [[*runs, (limits.depth_most, rest)] for runs, rest in zip(done, growing, strict=True)]
+    return [tuple(run for run in reversed(runs) if run[1]) for runs in ended]

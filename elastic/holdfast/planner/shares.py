@@ -1,9 +1,10 @@
 """How many blocks of the batch each pipeline takes: all done as early as possible, and partial sums few."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from heapq import heapify, heappop, heapreplace
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 from holdfast.model.plan import Span
@@ -11,6 +12,8 @@ from holdfast.planner.cost import pipeline_time
 
 # Of the shares that reach the best makespan only those within this many blocks of a pipeline's most are compared.
 _SHORTFALL_MAX = 16
+# The comparison takes time with the square of the pipelines: 64 of them some 0.1 s.
+_WEIGHED_PIPELINES_MAX = 64
 
 _Ends: TypeAlias = dict[int, tuple[int, int, tuple[int, ...]]]
 
@@ -35,14 +38,14 @@ class Pace:
         return (ticks // self.bottleneck - self.depth + 1) // block_size
 
 
-def makespan(paces: Sequence[Pace], blocks: int, block_size: int) -> int | None:
-    """The fewest ticks in which these pipelines can do all blocks; None where there are too few blocks for them.
+def makespan(kinds: Mapping[Pace, int], blocks: int, block_size: int) -> int | None:
+    """The fewest ticks in which these pipelines, so many of each pace, can do all blocks; None where there are too few
+    blocks for them.
 
     Bisection over whole ticks: what all pipelines finish by a time only grows with that time.
     """
-    if sum(pace.blocks_least(block_size) for pace in paces) > blocks:
+    if sum(count * pace.blocks_least(block_size) for pace, count in kinds.items()) > blocks:
         return None
-    kinds = Counter(paces)  # Few: depths differ by one, as a rule.
     low = max(pace.time(pace.blocks_least(block_size), block_size) for pace in kinds)
     high = max(low, min(pace.time(blocks, block_size) for pace in kinds))
     while low < high:
@@ -58,11 +61,14 @@ def share(paces: Sequence[Pace], blocks: int, block_size: int) -> tuple[Span, ..
     """Each pipeline's blocks, in pipeline order, reaching `makespan`.
 
     Among such shares the one whose spans split into the fewest subtrees of the reduction tree, since a pipeline sends
-    one partial sum for each; then the one with the least spare time lost (squares of the times).
+    one partial sum for each; then the one with the least spare time lost (squares of the times). With very many
+    pipelines only the spare time is weighed.
     """
-    ticks = makespan(paces, blocks, block_size)
+    ticks = makespan(Counter(paces), blocks, block_size)
     assert ticks is not None, f"{blocks} blocks are too few for pipelines of depths {[pace.depth for pace in paces]}"
     most = [min(pace.blocks_within(ticks, block_size), blocks) for pace in paces]
+    if len(paces) > _WEIGHED_PIPELINES_MAX:
+        return _spans(_evened(paces, most, sum(most) - blocks, block_size))
     least = [pace.blocks_least(block_size) for pace in paces]
     spare = sum(most) - blocks
     shortfall = _SHORTFALL_MAX
@@ -78,6 +84,30 @@ def share(paces: Sequence[Pace], blocks: int, block_size: int) -> tuple[Span, ..
         ends = _extend(ends, pace, takes, stops=stops, batch=(blocks, block_size))
     bounds = ends[blocks][2]
     return tuple(Span(start, stop) for start, stop in pairwise(bounds))
+
+
+def _evened(paces: Sequence[Pace], most: Sequence[int], spare: int, block_size: int) -> list[int]:
+    """What is left of `most` when `spare` blocks are taken away, each from the pipeline that is slowest by then."""
+    takes = list(most)
+    slowest = [
+        (-pace.time(take, block_size), number)
+        for number, (pace, take) in enumerate(zip(paces, takes, strict=True))
+        if take > pace.blocks_least(block_size)
+    ]
+    heapify(slowest)
+    for _ in range(spare):
+        number = slowest[0][1]
+        pace = paces[number]
+        takes[number] -= 1
+        if takes[number] > pace.blocks_least(block_size):
+            heapreplace(slowest, (-pace.time(takes[number], block_size), number))
+        else:
+            heappop(slowest)
+    return takes
+
+
+def _spans(takes: Sequence[int]) -> tuple[Span, ...]:
+    return tuple(Span(start, stop) for start, stop in pairwise([0, *accumulate(takes)]))
 
 
 def subtrees(start: int, stop: int, leaves: int) -> int:

@@ -1,9 +1,10 @@
 """Which layers move from whom to whom, so that the busiest source sends as little as possible."""
 
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heapreplace
 from typing import TypeAlias
 
-from holdfast.model.ids import SlotId
+from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
 from holdfast.model.records import Transfer
 
@@ -51,11 +52,11 @@ def evacuations(staying: Holdings, leaving: Holdings, layer_bytes: Sequence[int]
 
 
 def _holders(sources: Holdings) -> dict[int, tuple[SlotId, ...]]:
-    holders: dict[int, tuple[SlotId, ...]] = {}
+    holders: dict[int, list[SlotId]] = {}
     for slot in sorted(sources):
-        for layer in sorted(sources[slot]):
-            holders[layer] = (*holders.get(layer, ()), slot)
-    return holders
+        for layer in sources[slot]:
+            holders.setdefault(layer, []).append(slot)
+    return {layer: tuple(slots) for layer, slots in sorted(holders.items())}
 
 
 def _spread(
@@ -65,13 +66,35 @@ def _spread(
     from the source that has least to send, on the target's own node if that is no busier."""
     load = {slot: 0 for slots in holders.values() for slot in slots}
     sent_by: dict[SlotId, set[tuple[int, SlotId]]] = {slot: set() for slot in load}
+    queues = {layer: _Queue(holders[layer], load) for layer in sorted({layer for layer, _ in wanted})}
     for layer, target in sorted(wanted, key=lambda want: (-layer_bytes[want[0]], len(holders[want[0]]), want)):
-        source = min(holders[layer], key=lambda slot: (load[slot], slot.node != target.node, slot))
+        source = queues[layer].idlest(target)
         load[source] += layer_bytes[layer]
         sent_by[source].add((layer, target))
     _level(sent_by, load, holders, layer_bytes)
     chosen = sorted((layer, target, source) for source, sent in sent_by.items() for layer, target in sent)
     return tuple(Transfer(layer=layer, source=source, target=target) for layer, target, source in chosen)
+
+
+class _Queue:
+    """Who can send a layer, the one with least to send first. Loads only grow while it is in use."""
+
+    def __init__(self, holders: Sequence[SlotId], load: Mapping[SlotId, int]):
+        self._load = load
+        self._heap = [(load[slot], slot) for slot in holders]
+        heapify(self._heap)
+        self._on_node: dict[NodeId, list[SlotId]] = {}
+        for slot in holders:
+            self._on_node.setdefault(slot.node, []).append(slot)
+
+    def idlest(self, target: SlotId) -> SlotId:
+        """Of those with least to send, one on the target's own node first, then the first."""
+        while self._heap[0][0] < self._load[self._heap[0][1]]:
+            slot = self._heap[0][1]
+            heapreplace(self._heap, (self._load[slot], slot))
+        least, first = self._heap[0]
+        near = (slot for slot in self._on_node.get(target.node, ()) if self._load[slot] == least)
+        return next(near, first)
 
 
 def _level(
@@ -86,16 +109,17 @@ def _level(
     bound on rounds is for time alone.
     """
     for _ in range(_LEVELLING_ROUNDS_MAX):
-        busiest = max(sorted(load), key=lambda slot: load[slot], default=None)
-        if busiest is None:
+        most = max(load.values(), default=None)
+        if most is None:
             return
+        busiest = min(slot for slot, sending in load.items() if sending == most)
         best: tuple[int, int, SlotId, SlotId] | None = None
         tried: set[int] = set()
         for layer, target in sorted(sent_by[busiest]):
             if layer in tried:
                 continue  # Another target of the same layer fares no better.
             tried.add(layer)
-            other = min((slot for slot in holders[layer] if slot != busiest), key=lambda s: (load[s], s), default=None)
+            other = min((slot for slot in holders[layer] if slot != busiest), key=load.__getitem__, default=None)
             if other is not None and load[other] + layer_bytes[layer] < load[busiest]:
                 option = (load[other] + layer_bytes[layer], layer, target, other)
                 best = option if best is None else min(best, option)

@@ -1,14 +1,12 @@
 """Decisions of the coordinator, event by event. Whole runs are in tests/simulation."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
+from harness.coordination import JOB, Talk, kinds, outcome, training
 from holdfast.control.coordinator import Coordinator
-from holdfast.control.job import Job
 from holdfast.model.commands import (
-    Command,
     EvictNode,
     ProbeNode,
     ReleaseDrain,
@@ -19,158 +17,25 @@ from holdfast.model.commands import (
 from holdfast.model.events import (
     AckReceived,
     ContactLost,
-    DrainChanged,
-    Event,
     NodeChanged,
-    ProgressMade,
+    NodeRefused,
     StopRequested,
     TimePassed,
     UserCodeFailed,
 )
-from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import (
     AckPhase,
     Action,
     Cause,
-    Commit,
-    DrainRecord,
     FailureRecord,
-    GenerationRecord,
     NodeAck,
-    NodeRecord,
-    ProgressRecord,
     Result,
     SlotInventory,
-    StartRecord,
     StopMode,
     SuspectRecord,
     Version,
-    WorkerRef,
 )
-
-JOB = Job(
-    steps=100,
-    nodes_min=1,
-    nodes_max=None,
-    nodes_desired=2,
-    layer_names=("embed", "middle", "head"),
-    layer_costs=(1.0, 1.0, 1.0),
-    layer_bytes=(100, 100, 100),
-    blocks=4,
-    block_size=1,
-    depth=None,
-    memory_per_slot_bytes=None,
-    start_s=60.0,
-    join_settle_s=0.2,
-    start_settle_s=5.0,
-    abort_s=5.0,
-    probe_s=0.5,
-    worker_deaths_per_step=3,
-)
-ALL = (0, 1, 2)
-
-
-class Talk:
-    """Speaks to one coordinator as the nodes would. `commands`: all it ever said."""
-
-    def __init__(self, job: Job = JOB) -> None:
-        self.now_s = 0.0
-        self.commands: list[Command] = []
-        self._lives: dict[str, int] = {}
-        self._died: dict[str, tuple[WorkerId, ...]] = {}
-        self._job = job
-        self.coordinator = Coordinator(job, now_s=0.0)
-
-    def say(self, *events: Event) -> list[Command]:
-        said = [command for event in events for command in self.coordinator.handle(event, self.now_s)]
-        self.commands += said
-        return said
-
-    def wait(self, seconds: float) -> list[Command]:
-        self.now_s += seconds
-        return self.say(TimePassed())
-
-    def ref(self, node: str) -> WorkerRef:
-        slot = SlotId(NodeId(node), 0)
-        worker = WorkerId(f"{slot}#{self._lives.get(node, 1)}")
-        return WorkerRef(slot=slot, worker=worker, address="host:1", pid=1)
-
-    def record(self, node: str) -> NodeRecord:
-        return NodeRecord(
-            node=NodeId(node),
-            incarnation="one",
-            host="host",
-            port=1,
-            domain=node,
-            agent_pid=1,
-            workers=(self.ref(node),),
-            died=self._died.get(node, ()),
-        )
-
-    def come(self, *nodes: str) -> list[Command]:
-        return self.say(*(NodeChanged(NodeId(node), self.record(node)) for node in nodes))
-
-    def go(self, *nodes: str) -> list[Command]:
-        return self.say(*(NodeChanged(NodeId(node), None) for node in nodes))
-
-    def worker_dies(self, node: str) -> list[Command]:
-        """And is warm again at once."""
-        self._died[node] = (*self._died.get(node, ()), self.ref(node).worker)
-        self._lives[node] = self._lives.get(node, 1) + 1
-        return self.come(node)
-
-    def ack(self, node: str, phase: AckPhase, step: int | None = None, layers: tuple[int, ...] = ALL) -> list[Command]:
-        ref = self.ref(node)
-        version = None if step is None else Version(step, self.start.generation if step else 0)
-        inventory = SlotInventory(slot=ref.slot, worker=ref.worker, layers=layers if version else (), version=version)
-        record = NodeAck(
-            generation=self.generation.number,
-            node=ref.slot.node,
-            incarnation="one",
-            phase=phase,
-            inventory=(inventory,),
-        )
-        return self.say(AckReceived(record))
-
-    def stopped(self, *nodes: str, step: int | None = None) -> list[Command]:
-        return [command for node in nodes for command in self.ack(node, AckPhase.STOPPED, step)]
-
-    def running(self, *nodes: str) -> list[Command]:
-        return [command for node in nodes for command in self.ack(node, AckPhase.RUNNING)]
-
-    def progress(self, step: int) -> list[Command]:
-        commit = Commit(step=step, loss=0.5, grad_norm=None, time_s=0.0)
-        return self.say(ProgressMade(ProgressRecord(generation=self.generation.number, commits=(commit,))))
-
-    def drain(self, node: str, grace_s: float = 30.0) -> list[Command]:
-        return self.say(DrainChanged(NodeId(node), DrainRecord(node=NodeId(node), grace_s=grace_s, reason="notice")))
-
-    @property
-    def generation(self) -> GenerationRecord:
-        return [command.record for command in self.commands if isinstance(command, WriteGeneration)][-1]
-
-    @property
-    def start(self) -> StartRecord:
-        return [command.record for command in self.commands if isinstance(command, WriteStart)][-1]
-
-
-def training(*nodes: str, job: Job = JOB) -> Talk:
-    """These nodes have committed a step of generation 1."""
-    talk = Talk(replace(job, nodes_desired=len(nodes)))
-    talk.come(*nodes)
-    talk.stopped(*nodes)
-    talk.running(*nodes)
-    talk.progress(1)
-    return talk
-
-
-def kinds(commands: Iterable[Command]) -> list[type[Command]]:
-    return [type(command) for command in commands]
-
-
-def outcome(commands: Iterable[Command]) -> WriteOutcome:
-    (found,) = [command for command in commands if isinstance(command, WriteOutcome)]
-    return found
 
 
 def test_the_first_generation_waits_for_the_desired_nodes_but_not_for_ever() -> None:
@@ -386,6 +251,7 @@ def test_lost_contact_is_probed_once_and_then_tried_again() -> None:
     suspect = ContactLost(SuspectRecord(generation=1, node=NodeId("a"), detail="reset"))
 
     assert kinds(talk.say(suspect, suspect)) == [ProbeNode, ProbeNode]
+    talk.answer("a", "b")
     assert not talk.wait(0.4)
     assert kinds(talk.wait(0.1)) == [WriteGeneration]
     assert (talk.generation.cause, talk.generation.stop) == (Cause.COMMUNICATION, StopMode.ABORT)
@@ -397,7 +263,7 @@ def test_communication_that_breaks_again_and_again_ends_the_job_even_if_it_never
     for _ in range(20):
         number = talk.generation.number
         said = talk.say(ContactLost(SuspectRecord(generation=number, node=NodeId("a"), detail="reset")))
-        said += talk.wait(1.0)
+        said += talk.answer("a", "b") + talk.wait(1.0)
         if WriteOutcome in kinds(said):
             break
         talk.stopped("a", "b", step=1)
@@ -408,7 +274,7 @@ def test_communication_that_breaks_again_and_again_ends_the_job_even_if_it_never
 
 
 def test_a_worker_that_dies_at_the_same_step_ends_the_job_at_its_limit() -> None:
-    talk = training("a", "b")
+    talk = training("a", "b", job=replace(JOB, nodes_min=2))
     for death in range(3):
         said = talk.worker_dies("b")
         if death < 2:
@@ -435,7 +301,7 @@ def test_a_step_between_two_deaths_begins_the_count_anew() -> None:
 
 def test_a_death_before_the_start_counts_for_nothing() -> None:
     """Nothing was begun that could be at fault."""
-    talk = training("a", "b")
+    talk = training("a", "b", job=replace(JOB, nodes_min=2))
     for _ in range(5):
         talk.worker_dies("b")
 
@@ -530,7 +396,7 @@ def test_a_new_leader_goes_on_where_the_old_one_was() -> None:
         new.absorb(AckReceived(ack), 50.0)
 
     assert not new.handle(TimePassed(), 50.0)
-    (command,) = new.handle(NodeChanged(NodeId("b"), None), 51.0)
+    (command, _) = new.handle(NodeRefused(NodeId("b"), "one"), 51.0)
     assert isinstance(command, WriteGeneration)
     assert command.record.number == 2
     assert command.record.lineage == ((1, 0),)

@@ -293,15 +293,27 @@ def test_rank_0_reports_commits_for_all() -> None:
     assert it.step == 4
 
 
-def test_lost_contact_is_reported_for_the_present_generation_only() -> None:
-    it = training()
-
-    suspect, ask = it.worker_said(0, Broken(generation=1, detail="reset"))
+def test_lost_contact_is_reported_for_the_present_generation() -> None:
+    suspect, ask = training().worker_said(0, Broken(generation=1, detail="reset"))
 
     assert isinstance(suspect, PutSuspect)
+    assert (suspect.record.generation, suspect.record.stopping) == (1, False)
     assert ask == ProbeLeader()
+
+
+def test_lost_contact_in_the_generation_before_is_reported_while_its_boundary_may_never_come() -> None:
+    it = training()
     list(it.generation_seen(generation(2, ref(0), ref(1)), 0.0))
-    assert not list(it.worker_said(0, Broken(generation=1, detail="reset")))
+    suspect, _ = it.worker_said(0, Broken(generation=1, detail="reset"))
+    assert isinstance(suspect, PutSuspect)
+    assert (suspect.record.generation, suspect.record.stopping) == (2, True)
+
+    for stop in (StopMode.ABORT, StopMode.BOUNDARY):
+        late = training()
+        list(late.generation_seen(generation(2, ref(0), ref(1), stop=stop), 0.0))
+        if stop is StopMode.BOUNDARY:
+            list(late.start_seen(start(2)))
+        assert not list(late.worker_said(0, Broken(generation=1, detail="reset"))), "that is dealt with"
 
 
 def test_an_exception_in_the_users_code_is_reported_with_its_slot() -> None:

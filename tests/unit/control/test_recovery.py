@@ -1,5 +1,7 @@
 """From which step a generation starts."""
 
+from random import Random
+
 from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, is_history
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import Commit, SlotInventory, Version
@@ -203,3 +205,21 @@ def test_the_lineage_keeps_only_what_still_says_something() -> None:
         lineage = extend_lineage(lineage, generation, start)
 
     assert lineage == ((1, 0), (4, 3), (5, 8))
+
+
+def test_a_lineage_stays_bounded_and_never_takes_back_what_it_refused() -> None:
+    rng = Random(5)
+    lineage: Lineage = ()
+    whole: Lineage = ()
+    step = 0
+    for number in range(1, 5000):
+        step += rng.randint(1, 3)
+        lineage = extend_lineage(lineage, number, step)
+        whole = (*whole, (number, step))
+        assert len(lineage) <= 1000
+        assert lineage[-1] == (number, step)
+        assert is_history(Version(step, number - 1), lineage), "what the members hold"
+    assert list(lineage) == sorted(lineage)
+    for _ in range(2000):
+        version = Version(rng.randint(0, step + 3), rng.randint(0, 5000))
+        assert is_history(version, whole) or not is_history(version, lineage)

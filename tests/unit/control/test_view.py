@@ -1,13 +1,17 @@
 """What the coordinator takes note of, and what it makes of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
 
 from holdfast.control.view import View
 from holdfast.model.events import (
     AckReceived,
     ContactLost,
     DrainChanged,
+    Event,
     NodeChanged,
+    NodeRefused,
     ProbeAnswered,
     ProgressMade,
     StopRequested,
@@ -54,8 +58,13 @@ def node(name: str, *workers: WorkerRef, incarnation: str = "one", died: Sequenc
     return NodeChanged(record.node, record)
 
 
-def gone(name: str) -> NodeChanged:
+def unlisted(name: str) -> NodeChanged:
+    """Its key is gone."""
     return NodeChanged(NodeId(name), None)
+
+
+def dead(name: str) -> NodeRefused:
+    return NodeRefused(NodeId(name), "one")
 
 
 def drain(name: str, *, released: bool = False, grace_s: float = 30.0) -> DrainChanged:
@@ -149,10 +158,27 @@ def test_inventories_of_workers_that_are_no_members_are_left_out() -> None:
     assert [inventory.worker for inventory in view.inventories] == ["b/0#1"]
 
 
-def test_a_member_is_lost_when_its_node_goes_or_its_worker_is_another() -> None:
-    assert [r.slot.node for r in seen(gone("a")).lost] == ["a"]
+def test_a_member_is_lost_when_its_node_is_dead_or_its_worker_is_another() -> None:
+    assert [r.slot.node for r in seen(dead("a")).lost] == ["a"]
     assert [r.slot.node for r in seen(node("a", ref("a", life=2), died=["a/0#1"])).lost] == ["a"]
     assert not seen(node("a", incarnation="two")).lost
+
+
+def test_a_member_whose_key_is_gone_counts_as_there_until_it_does_not_answer() -> None:
+    view = seen(unlisted("a"))
+    assert not view.lost
+    assert list(view.roster.absent) == ["a"]
+
+    view.absorb(ProbeAnswered(NodeId("a"), "one", (WorkerId("a/0#1"),)), 2.0)
+    assert not view.lost
+    view.absorb(ProbeAnswered(NodeId("a"), "one", None), 3.0)
+    assert [r.slot.node for r in view.lost] == ["a"]
+    assert not view.roster.absent
+
+
+def test_a_node_whose_key_is_gone_is_gone_if_it_is_no_member_or_is_to_leave() -> None:
+    assert "c" not in seen(node("c"), unlisted("c")).nodes
+    assert "b" not in seen(drain("b"), unlisted("b")).nodes
 
 
 def test_once_a_generation_runs_only_those_in_its_plan_can_be_lost() -> None:
@@ -160,25 +186,25 @@ def test_once_a_generation_runs_only_those_in_its_plan_can_be_lost() -> None:
     forming, view = seen(), seen(*running)
     for each in (forming, view):
         each.begin(start(3, "a"), 1.0)
-        each.absorb(gone("b"), 2.0)
+        each.absorb(dead("b"), 2.0)
 
     assert [r.slot.node for r in forming.lost] == ["b"]
     assert not view.lost
-    view.absorb(gone("a"), 3.0)
+    view.absorb(dead("a"), 3.0)
     assert [r.slot.node for r in view.lost] == ["a"]
 
 
 def test_all_members_count_while_a_job_is_held() -> None:
     view = seen(ack(3, "a", AckPhase.RUNNING), ack(3, "b", AckPhase.RUNNING))
     view.begin(start(3), 1.0)
-    view.absorb(gone("b"), 2.0)
+    view.absorb(dead("b"), 2.0)
 
     assert view.is_holding
     assert [r.slot.node for r in view.lost] == ["b"]
 
 
 def test_a_released_node_is_neither_lost_nor_live() -> None:
-    view = seen(drain("b", released=True), gone("b"))
+    view = seen(drain("b", released=True), unlisted("b"))
 
     assert not view.lost
     assert [r.slot.node for r in seen(drain("b", released=True)).live] == ["a"]
@@ -199,7 +225,7 @@ def test_a_new_leader_sees_a_generation_run_whose_released_node_has_left() -> No
 def test_a_generation_does_not_run_while_one_of_its_plan_is_silent() -> None:
     view = seen(ack(3, "a", AckPhase.RUNNING))
     view.begin(start(3, "a", "b"), 1.0)
-    view.absorb(gone("b"), 1.0)
+    view.absorb(dead("b"), 1.0)
 
     assert not view.is_running
 
@@ -207,7 +233,7 @@ def test_a_generation_does_not_run_while_one_of_its_plan_is_silent() -> None:
 def test_nodes_drain_until_they_are_released_or_gone() -> None:
     assert seen(drain("b"), drain("a")).draining == ("a", "b")
     assert seen(drain("b"), drain("stranger")).draining == ("b",)
-    assert seen(drain("b"), gone("b")).draining == ()
+    assert seen(drain("b"), unlisted("b")).draining == ()
     assert seen(drain("b"), drain("b", released=True)).draining == ()
     assert seen(drain("b"), DrainChanged(NodeId("b"), None)).draining == ()
 
@@ -268,7 +294,7 @@ def test_a_probe_that_misses_a_worker_makes_it_lost_and_died() -> None:
     view = seen(ProbeAnswered(NodeId("a"), "one", ()), ProbeAnswered(NodeId("b"), "one", (WorkerId("b/0#1"),)))
 
     assert [r.slot.node for r in view.lost] == ["a"]
-    assert view.died == {"a/0#1"}
+    assert set(view.roster.died) == {"a/0#1"}
     assert view.answered == {"a", "b"}
 
 
@@ -286,3 +312,67 @@ def test_the_first_reason_to_stop_and_the_first_failure_stay() -> None:
 
     assert view.stop_reason == "first"
     assert view.failure == failures[0]
+
+
+def test_what_is_asked_after_every_event_is_right_after_any_events() -> None:
+    """It is kept in step or remembered, not worked out: compared with what it means."""
+    rng = Random(7)
+    for _ in range(60):
+        view = seen(members="abc")
+        for number in range(3, 7):
+            for _ in range(12):
+                view.absorb(_draw(rng, number), 1.0)
+                _compare(view)
+            view.begin(start(number, *rng.choice(("", "a", "bc"))), 1.0)
+            _compare(view)
+            for _ in range(12):
+                view.absorb(_draw(rng, number), 1.0)
+                _compare(view)
+            view.enter(generation(number + 1, *rng.choice(("a", "abc", "bcd"))), 1.0)
+            _compare(view)
+
+
+def _draw(rng: Random, number: int) -> Event:
+    name = rng.choice("abcd")
+    worker = ref(name, life=rng.choice((1, 1, 2)))
+    events: list[Event] = [
+        ack(number, name, rng.choice(list(AckPhase))),
+        node(name, worker, died=rng.choice(((), (f"{name}/0#1",)))),
+        drain(name, released=rng.choice((True, False))),
+        DrainChanged(NodeId(name), None),
+        dead(name),
+        unlisted(name),
+        ProbeAnswered(NodeId(name), "one", rng.choice((None, (), (worker.worker,)))),
+    ]
+    return rng.choice(events)
+
+
+def _compare(view: View) -> None:
+    refs = [r for record in view.nodes.values() for r in record.workers if not view.is_released(r.slot.node)]
+    known = {r.worker for r in view.members}
+    alive = {r.worker for record in view.nodes.values() for r in record.workers}
+    assert view.live == tuple(sorted(refs, key=lambda r: r.slot))
+    assert sorted(view.strangers, key=str) == sorted((r for r in refs if r.worker not in known), key=str)
+    assert view.lost == tuple(r for r in view.needed if r.worker not in alive)
+    assert view.is_stopped == (view.member_nodes <= view.stopped.keys())
+    assert set(view.silent) == view.member_nodes - view.stopped.keys()
+    if view.start is not None:
+        plan = view.start.plan
+        gone = {n for n in view.member_nodes - view.nodes.keys() if plan is None or n not in plan.nodes}
+        assert view.is_running == (view.member_nodes - gone <= view.running)
+
+
+def test_what_became_of_workers_and_steps_long_ago_is_forgotten() -> None:
+    view = seen(node("a", ref("a", life=2), died=["a/0#1"]), dead("b"))
+    for number in range(4, 40):
+        view.absorb(progress(number - 1, number), 1.0)
+        view.enter(replace(generation(number, "a"), voters=(WorkerId("b/0#1"),)), 1.0)
+    assert set(view.roster.died) == {"a/0#1"}, "its node still tells of it"
+    assert view.roster.dead == {"b/0#1"}, "asked for"
+
+    view.absorb(node("a", ref("a", life=2)), 1.0)
+    view.enter(generation(40, "c"), 1.0)
+    assert not view.roster.died
+    assert not view.roster.dead
+    assert len(view.told) == 16
+    assert max(view.told) == 38

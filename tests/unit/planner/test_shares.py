@@ -21,7 +21,7 @@ def test_every_pipeline_gets_as_many_microbatches_as_it_has_stages() -> None:
 
 
 def test_too_few_blocks_for_the_depths_have_no_makespan() -> None:
-    assert makespan([Pace(3, 1), Pace(2, 1)], blocks=4, block_size=1) is None
+    assert makespan({Pace(3, 1): 1, Pace(2, 1): 1}, blocks=4, block_size=1) is None
 
 
 def test_among_equally_fast_shares_whole_subtrees_win() -> None:

@@ -1,0 +1,50 @@
+"""Nodes that leave as planned: when a stop at a boundary comes too late for one, and when one may go."""
+
+from holdfast.control.due import Due
+from holdfast.control.job import Job
+from holdfast.control.view import View
+from holdfast.model.ids import NodeId
+from holdfast.model.records import DrainRecord, StopMode
+
+
+def urgent(view: View) -> Due | None:
+    """The next deadline that a stop at a boundary may miss: half of the grace is for what comes after the stop."""
+    assert view.generation is not None
+    if view.generation.stop is StopMode.ABORT:
+        return None
+    times = ((view.drains[node].seen_s + view.drains[node].record.grace_s / 2, node) for node in view.draining)
+    at_s, node = min(times, default=(0.0, None))
+    return Due(at_s, f"{node} must leave now") if node is not None else None
+
+
+def released(job: Job, view: View) -> DrainRecord | None:
+    """Of the next node that may go, since nothing hangs on it. While a generation forms, one that is no member may hold
+    what the members lack."""
+    if view.generation is not None and not view.is_running:
+        return None
+    for node in view.draining:
+        if node not in view.member_nodes or _is_spare(job, view, node):
+            record = view.drains[node].record
+            return DrainRecord(node=node, grace_s=record.grace_s, reason=record.reason, released=True)
+    return None
+
+
+def honoured(view: View) -> tuple[DrainRecord, ...]:
+    """Of nodes that were released and are gone. Only a new generation may forget them: the one before lists them as
+    members, and nobody is to look for them."""
+    drains = (view.drains[node].record for node in sorted(view.drains) if node not in view.nodes)
+    return tuple(record for record in drains if record.released)
+
+
+def _is_spare(job: Job, view: View, node: NodeId) -> bool:
+    """Whether nothing of the running generation hangs on `node`."""
+    start = view.start
+    assert start is not None
+    if start.plan is not None:
+        return node not in start.plan.nodes
+    staying = {ref.slot.node for ref in view.live} - set(view.draining)
+    kept: set[int] = {t.layer for t in start.transfers if t.target.node in staying}
+    for inventory in view.inventories:
+        if inventory.slot.node in staying and start.version in (inventory.version, inventory.pending):
+            kept.update(inventory.layers)
+    return start.version.step == 0 or len(kept) == job.layer_count

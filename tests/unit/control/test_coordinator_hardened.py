@@ -1,0 +1,594 @@
+"""The coordinator where nodes flap, leases end without a loss, the network is cut, and nobody can be asked."""
+
+from dataclasses import replace
+
+from harness.coordination import JOB, Talk, kinds, outcome, training
+from holdfast.control.coordinator import Coordinator
+from holdfast.control.fencing import patience_s
+from holdfast.model.commands import EvictNode, ProbeNode, ReleaseDrain, WriteGeneration, WriteStart
+from holdfast.model.events import (
+    ContactLost,
+    DrainChanged,
+    NodeChanged,
+    NodeRefused,
+    PardonChanged,
+    ProbeAnswered,
+    TimePassed,
+)
+from holdfast.model.ids import NodeId
+from holdfast.model.records import AckPhase, Action, Cause, DrainRecord, Result, StopMode, SuspectRecord
+
+
+def members(talk: Talk) -> list[str]:
+    return [ref.slot.node for ref in talk.generation.members]
+
+
+# Losses that are none.
+
+
+def test_a_member_whose_key_goes_is_asked_whether_it_lives_before_it_counts_as_lost() -> None:
+    talk = training("a", "b")
+
+    assert kinds(talk.miss("b")) == [ProbeNode]
+    assert not talk.answer("b")
+    assert talk.generation.number == 1
+
+
+def test_a_node_that_registers_anew_with_the_same_workers_was_never_lost() -> None:
+    talk = training("a", "b")
+    talk.miss("b")
+    talk.answer("b")
+
+    again = replace(talk.record("b"), incarnation="two")
+    assert not talk.say(NodeChanged(NodeId("b"), again))
+    assert not talk.wait(100.0)
+    assert talk.generation.number == 1
+
+
+def test_a_node_without_a_key_is_lost_at_once_when_it_is_dead_silent_or_too_long_away() -> None:
+    for last_word in ("refused", "silent", "late"):
+        talk = training("a", "b")
+        talk.miss("b")
+        if last_word == "refused":
+            said = talk.say(NodeRefused(NodeId("b"), "one"))
+        elif last_word == "silent":
+            said = talk.say(ProbeAnswered(NodeId("b"), "one", None))
+        else:
+            talk.answer("b")
+            assert WriteGeneration not in kinds(talk.wait(JOB.absent_s - 0.1))
+            said = talk.wait(0.1)
+        assert WriteGeneration in kinds(said), last_word
+        assert members(talk) == ["a"]
+
+
+def test_a_dead_agent_is_lost_before_its_record_is_swept_away() -> None:
+    """What its loss leaves undone comes first."""
+    talk = training("a", "b")
+
+    assert kinds(talk.say(NodeRefused(NodeId("b"), "one"))) == [WriteGeneration, EvictNode]
+    assert "b/0 (its agent is gone)" in talk.generation.reason
+
+
+def test_a_node_that_leaves_as_planned_is_not_asked() -> None:
+    talk = training("a", "b", "c")
+    talk.drain("b")
+    talk.stopped("a", "b", "c", step=2)
+    talk.running("a", "b", "c")
+
+    assert not talk.miss("b")
+
+
+def test_a_new_leader_asks_after_members_whose_keys_are_gone() -> None:
+    """All leases ended while the store was away, and the first that came back leads."""
+    old = training("a", "b")
+    new = Coordinator(JOB, now_s=50.0, generation=old.generation, start=old.start)
+    new.absorb(NodeChanged(NodeId("a"), old.record("a")), 50.0)
+
+    (asked,) = new.handle(TimePassed(), 50.0)
+    assert isinstance(asked, ProbeNode)
+    assert (asked.record.node, asked.record.host, asked.record.port) == ("b", "host", 1)
+    (command,) = new.handle(NodeRefused(NodeId("b"), "one"), 50.01)
+    assert isinstance(command, WriteGeneration)
+
+
+# Back-off and quarantine.
+
+
+def flap(talk: Talk, node: str, *others: str, step: int) -> None:
+    """It is lost, and comes back at once."""
+    talk.go(node)
+    talk.stopped(*others, step=step)
+    talk.running(*others)
+    talk.progress(step + 1)
+    talk.come(node)
+
+
+def join_all(talk: Talk, *nodes: str, step: int) -> None:
+    talk.stopped(*nodes, step=step)
+    talk.running(*nodes)
+    talk.progress(step + 1)
+
+
+def test_the_first_loss_costs_a_node_nothing_and_the_next_ones_ever_more_steps() -> None:
+    talk = training("a", "b")
+    flap(talk, "b", "a", step=1)
+    assert kinds(talk.wait(1.0)) == [WriteGeneration]
+    join_all(talk, "a", "b", step=2)
+    for losses, wait_steps in ((2, 1), (3, 2), (4, 4)):
+        talk.now_s += 1000.0
+        step = talk.coordinator.view.committed_step
+        talk.go("b")
+        talk.stopped("a", step=step)
+        talk.running("a")
+        talk.come("b")
+        (standing,) = talk.generation.standings
+        assert (standing.losses, standing.step, standing.wait_steps) == (losses, step, wait_steps)
+        for early in range(step + 1, step + wait_steps):
+            talk.wait(100.0)
+            assert not talk.progress(early)
+        talk.progress(step + wait_steps)
+        talk.wait(1.0)
+        assert members(talk) == ["a", "b"]
+        join_all(talk, "a", "b", step=step + wait_steps)
+
+
+def test_the_wait_is_also_one_of_time_for_steps_may_be_short() -> None:
+    talk = training("a", "b")
+    flap(talk, "b", "a", step=1)
+    talk.wait(1.0)
+    join_all(talk, "a", "b", step=2)
+    flap(talk, "b", "a", step=3)
+    assert talk.generation.standings[0].wait_steps == 1
+
+    assert not talk.progress(50)
+    assert not talk.wait(0.9)
+    assert kinds(talk.wait(0.1)) == [WriteGeneration]
+
+
+def test_losses_are_forgiven_after_many_steps_and_much_time() -> None:
+    for steps, seconds, forgiven in ((150, 700.0, True), (150, 1.0, False), (50, 700.0, False)):
+        talk = training("a", "b", job=replace(JOB, steps=1000))
+        flap(talk, "b", "a", step=1)
+        talk.progress(steps)
+        talk.wait(seconds)
+        assert members(talk) == ["a", "b"]
+        assert (talk.generation.standings == ()) is forgiven
+
+
+def test_a_node_lost_too_often_is_quarantined_until_it_is_pardoned() -> None:
+    talk = training("a", "b", job=replace(JOB, node_losses=1))
+    flap(talk, "b", "a", step=1)
+    assert talk.generation.standings[0].quarantined
+    talk.progress(60)
+    assert not talk.wait(5000.0)
+
+    assert kinds(talk.say(PardonChanged(NodeId("b"), True))) == [WriteGeneration]
+    command = talk.commands[-1]
+    assert isinstance(command, WriteGeneration)
+    assert command.pardons == ("b",)
+    assert command.record.standings == ()
+    assert members(talk) == ["a", "b"]
+
+
+def test_a_quarantine_survives_the_leader_that_declared_it() -> None:
+    old = training("a", "b", job=replace(JOB, node_losses=1))
+    flap(old, "b", "a", step=1)
+    new = Coordinator(JOB, now_s=0.0, generation=old.generation, start=old.start)
+    for node in ("a", "b"):
+        new.absorb(NodeChanged(NodeId(node), old.record(node)), 0.0)
+
+    assert not [c for c in new.handle(TimePassed(), 0.0) if isinstance(c, WriteGeneration)]
+    assert new.view.generation is not None
+    assert new.view.generation.standings[0].quarantined
+
+
+def test_a_node_in_quarantine_is_taken_when_the_job_cannot_go_on_without_it() -> None:
+    talk = training("a", "b", job=replace(JOB, node_losses=1, nodes_min=2))
+    talk.go("b")
+    talk.stopped("a", step=1)
+    talk.running("a")
+    assert talk.start.action is Action.HOLD
+
+    assert kinds(talk.come("b")) == [WriteGeneration]
+    assert members(talk) == ["a", "b"]
+
+
+def test_a_job_that_holds_says_why() -> None:
+    talk = training("a", "b", job=replace(JOB, nodes_min=2))
+    talk.go("b")
+    talk.stopped("a", step=1)
+    assert talk.start.reasons == ("nodes.min: 2 nodes are needed and 1 can train; waiting for more",)
+
+    tight = training("a", "b", job=replace(JOB, memory_per_slot_bytes=200))
+    tight.go("b")
+    tight.stopped("a", step=1)
+    assert tight.start.action is Action.HOLD
+    assert "waiting for more nodes" in tight.start.reasons[0]
+
+
+def test_joins_that_keep_coming_are_waited_for_longer_within_a_bound() -> None:
+    talk = training("a")
+    talk.come("b")
+    assert talk.coordinator.wake_at_s == 0.2
+    talk.now_s = 0.1
+    talk.come("c")
+    assert talk.coordinator.wake_at_s == 0.1 + 2 * 0.2
+    for n in range(60):
+        talk.now_s += 0.1
+        if kinds(talk.come(f"n{n}")):
+            break
+    assert talk.now_s <= 20 * 0.2 + 0.1
+    assert len(talk.generation.members) > 30
+
+
+def test_what_happens_close_together_becomes_one_generation() -> None:
+    """Whoever is told of several events before it decides lets the coordinator absorb all but the last."""
+    talk = training("a", "b", "c", "d")
+    lost = [NodeRefused(NodeId(node), "one") for node in "bcd"]
+    for event in lost[:-1]:
+        talk.coordinator.absorb(event, talk.now_s)
+    said = talk.say(lost[-1])
+
+    assert kinds(said) == [WriteGeneration, EvictNode, EvictNode, EvictNode]
+    assert members(talk) == ["a"]
+
+
+def test_joins_take_at_most_half_of_the_time() -> None:
+    """A generation that was long in forming trains for as long before it ends for a newcomer."""
+    talk = training("a", "b")
+    talk.go("b")
+    talk.now_s += 7.0
+    talk.stopped("a", step=1)
+    talk.running("a")
+    talk.progress(2)
+    talk.come("c")
+
+    assert not talk.wait(6.9)
+    assert kinds(talk.wait(0.1)) == [WriteGeneration]
+    assert members(talk) == ["a", "c"]
+
+
+# Drains.
+
+
+def test_a_drain_that_was_honoured_is_forgotten_with_the_next_generation() -> None:
+    talk = training("a", "b", "c")
+    talk.drain("b")
+    talk.stopped("a", "b", "c", step=2)
+    talk.running("a", "b", "c")
+    talk.miss("b")
+    talk.go("c")
+
+    command = [c for c in talk.commands if isinstance(c, WriteGeneration)][-1]
+    assert [(drain.node, drain.released) for drain in command.drains] == [("b", True)]
+
+
+def test_a_node_that_comes_to_leave_again_while_a_generation_forms_is_kept_until_it_runs() -> None:
+    """It may hold what the members lack."""
+    talk = training("a", "b")
+    talk.go("b")
+    talk.come("b")
+    talk.drain("b")
+    assert ReleaseDrain not in kinds(talk.commands)
+    talk.stopped("a", step=1)
+
+    assert ReleaseDrain in kinds(talk.running("a"))
+
+
+# A cut.
+
+
+def test_of_two_halves_the_larger_goes_on_and_the_other_stays_out_until_it_is_reached() -> None:
+    talk = training("a", "b", "c", "d", "e")
+    talk.say(ContactLost(SuspectRecord(generation=1, node=NodeId("c"), detail="reset")))
+    for node in "cde":
+        talk.unreachable(node, "a", "b")
+    for node in "ab":
+        talk.unreachable(node, "c", "d", "e")
+
+    talk.wait(JOB.probe_s)
+    assert (talk.generation.stop, members(talk)) == (StopMode.ABORT, ["c", "d", "e"])
+    assert talk.generation.unreachable == ("a", "b")
+    assert talk.generation.trouble == 0
+    join_all(talk, "c", "d", "e", step=1)
+    assert not talk.wait(100.0), "a and b live, but are out of reach"
+    for node in "abcde":
+        talk.unreachable(node)
+    talk.wait(100.0)
+    assert members(talk) == ["a", "b", "c", "d", "e"]
+
+
+def test_one_that_says_it_cannot_reach_another_is_enough() -> None:
+    """Asymmetric: b hears c, c does not hear b."""
+    talk = training("a", "b", "c")
+    talk.say(ContactLost(SuspectRecord(generation=1, node=NodeId("a"), detail="waits")))
+    talk.unreachable("c", "b")
+    talk.wait(JOB.probe_s)
+
+    assert members(talk) == ["a", "b"]
+    assert "b and c cannot reach each other" in talk.generation.reason
+
+
+def test_a_half_that_could_not_train_is_not_chosen_though_it_is_larger() -> None:
+    talk = training("a", "b", "c", "d", "e", job=replace(JOB, nodes_max=2))
+    assert talk.start.plan is not None
+    assert talk.start.plan.nodes == {"a", "b"}
+    talk.drain("b")  # a generation forms, in which all members are needed
+    for node in "cde":
+        talk.unreachable(node, "a", "b")
+    talk.wait(JOB.probe_s)
+
+    assert members(talk) == ["a", "b"]
+    assert kinds(talk.stopped("a", "b", step=1)) == [WriteStart]
+
+
+def torn() -> Talk:
+    """Each of three nodes holds what nobody else does, and one of them is cut off."""
+    talk = training("a", "b", "c", job=replace(JOB, depth=3, blocks=1, block_size=4))
+    plan = talk.start.plan
+    assert plan is not None
+    assert len(plan.pipelines) == 1
+    talk.unreachable("c", "a", "b")
+    talk.wait(JOB.probe_s)
+    return talk
+
+
+def test_a_cut_after_which_no_part_can_train_is_waited_for() -> None:
+    """No copy is lost: they live, and cannot reach each other."""
+    talk = torn()
+    plan = talk.start.plan
+    assert plan is not None
+    assert members(talk) == ["a", "b"]
+    for node in "ab":
+        (stage,) = [stage for stage in plan.stages if stage.slot.node == node]
+        talk.ack(node, AckPhase.STOPPED, 1, tuple(stage.layers))
+    assert not talk.wait(10_000.0)
+
+    assert kinds(talk.unreachable("c")) == [WriteGeneration]
+    assert members(talk) == ["a", "b", "c"]
+    for stage in plan.stages:
+        said = talk.ack(stage.slot.node, AckPhase.STOPPED, 1, tuple(stage.layers))
+    assert kinds(said) == [WriteStart]
+    assert talk.start.version.step == 1
+
+
+def test_a_job_fails_when_who_was_cut_off_with_the_last_copy_is_gone() -> None:
+    talk = torn()
+    plan = talk.start.plan
+    assert plan is not None
+    for node in "ab":
+        (stage,) = [stage for stage in plan.stages if stage.slot.node == node]
+        talk.ack(node, AckPhase.STOPPED, 1, tuple(stage.layers))
+    talk.wait(1000.0)
+    talk.go("c")
+
+    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
+
+
+def test_a_leader_that_has_seen_no_start_tries_each_half_once_and_then_waits() -> None:
+    """Found by real processes: it forgot what a half had said with the generation of that half, and began one for the
+    other, for ever."""
+    job = replace(JOB, nodes_desired=4, depth=2, blocks=2, block_size=2)
+    old = training("a", "b", "c", "d", job=job)
+    plan = old.start.plan
+    assert plan is not None
+    layers_of = {stage.slot.node: tuple(stage.layers) for stage in plan.stages}
+    first, last = ([str(p.stages[at].slot.node) for p in plan.pipelines] for at in (0, 1))
+    for node in first:
+        old.unreachable(node, *last)
+    old.wait(JOB.probe_s)
+    new = Talk(job)
+    new.coordinator = Coordinator(job, now_s=0.0, generation=old.generation)
+    new.commands = list(old.commands)
+    for node in "abcd":
+        new.coordinator.absorb(NodeChanged(NodeId(node), old.record(node)), 0.0)
+    for node in first:
+        new.unreachable(node, *last)
+    begun = new.progress(1)
+    for _ in range(10):
+        for node in members(new):
+            begun += new.ack(node, AckPhase.STOPPED, 1, layers_of[NodeId(node)])
+
+    assert kinds(begun) == [WriteGeneration]
+    assert not new.wait(10_000.0)
+    for node in first:
+        new.unreachable(node)
+    assert len(members(new)) >= 3, "one more is enough"
+    for node in members(new):
+        begun = new.ack(node, AckPhase.STOPPED, 1, layers_of[NodeId(node)])
+    assert WriteStart in kinds(begun)
+
+
+def test_what_is_said_of_a_cut_may_go_on_changing_and_is_acted_upon() -> None:
+    talk = training("a", "b", "c")
+    for turn in range(20):
+        talk.now_s += 0.4 * JOB.probe_s
+        if talk.unreachable("c", "ab"[turn % 2]):
+            break
+
+    assert talk.now_s <= 4 * JOB.probe_s
+    assert len(members(talk)) == 2
+
+
+def test_steps_that_go_on_refute_what_was_said_of_a_cut() -> None:
+    talk = training("a", "b")
+    talk.unreachable("a", "b")
+    talk.now_s += 0.1
+    talk.progress(2)
+
+    assert not talk.wait(100.0)
+
+
+def test_a_node_that_is_out_of_reach_does_not_disturb_those_that_train() -> None:
+    talk = training("a", "b")
+    talk.come("c")
+    talk.unreachable("a", "c")
+
+    assert not talk.wait(100.0)
+
+
+# Fencing.
+
+
+def silence(talk: Talk, *nodes: str) -> None:
+    for node in nodes:
+        talk.miss(node)
+    for node in nodes:
+        talk.say(ProbeAnswered(NodeId(node), "one", None))
+
+
+def stranded() -> Talk:
+    """All that trained are out of sight, but one that stood by."""
+    return training("a", "b", "s", job=replace(JOB, nodes_max=2))
+
+
+def test_a_generation_starts_only_when_the_last_one_can_commit_nothing_more() -> None:
+    """The silent may be training still, until they know themselves that they may not."""
+    talk = stranded()
+    silence(talk, "a", "b")
+    talk.stopped("s", step=None)
+
+    assert talk.generation.voters == ("a/0#1", "b/0#1")
+    assert not talk.wait(patience_s(JOB.orphan_s) - 0.1)
+    assert patience_s(JOB.orphan_s) > 1.1 * JOB.orphan_s, "clocks run at different rates"
+    assert not talk.wait(0.1), "what they held may come back with them"
+    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
+
+
+def test_one_voter_that_is_known_to_have_stopped_is_enough() -> None:
+    """Without it no step of theirs is voted for."""
+    parked = training("a", "b", "c")
+    silence(parked, "a", "b")
+    assert kinds(parked.stopped("c", step=1)) == [WriteStart]
+
+    refused = stranded()
+    silence(refused, "b")
+    refused.go("a")
+    refused.stopped("s", step=None)
+    assert outcome(refused.wait(JOB.start_settle_s)).record.result is Result.FAILED, "it need not wait for orphans"
+
+    died = stranded()
+    died.worker_dies("a")
+    silence(died, "b", "a")
+    died.stopped("s", step=None)
+    assert outcome(died.wait(JOB.start_settle_s)).record.result is Result.FAILED
+
+
+def test_a_voter_that_comes_back_is_taken_in_and_its_word_is_enough() -> None:
+    talk = stranded()
+    silence(talk, "a", "b")
+    talk.stopped("s", step=None)
+    talk.wait(60.0)
+    assert kinds(talk.come("a")) == [WriteGeneration]
+    assert members(talk) == ["a", "s"]
+
+    assert kinds(talk.stopped("a", "s", step=1))[:1] == [WriteStart]
+
+
+def test_who_was_seen_again_is_waited_for_anew() -> None:
+    """Whoever had contact to the store in between may vote for as long again."""
+    talk = stranded()
+    silence(talk, "a", "b")
+    talk.stopped("s", step=None)
+    assert not talk.wait(JOB.orphan_s)
+    talk.come("a")
+    silence(talk, "a")
+    talk.stopped("s", step=None)
+
+    assert not talk.wait(JOB.orphan_s)
+    assert not talk.wait(patience_s(JOB.orphan_s) - JOB.orphan_s)
+    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
+
+
+def test_voters_that_are_out_of_reach_and_live_are_waited_for() -> None:
+    talk = training("a", "b", "s", "t", "u", "v", job=replace(JOB, nodes_max=2, depth=2, blocks=1, block_size=4))
+    assert talk.start.plan is not None
+    assert talk.start.plan.nodes == {"a", "b"}
+    talk.drain("a")
+    for node in "ab":
+        talk.unreachable(node, "s", "t", "u", "v")
+    talk.go("b")
+    assert members(talk) == ["s", "t", "u", "v"], "nobody can train, and these are the most"
+    talk.stopped("s", "t", "u", "v", step=None)
+
+    assert not talk.wait(10_000.0)
+    talk.unreachable("a")
+    assert "a" in members(talk)
+
+
+def test_what_was_known_of_the_voters_is_not_asked_for_again() -> None:
+    talk = training("a", "b", "c")
+    talk.go("a")
+    talk.stopped("b", step=1)
+    silence(talk, "b")
+
+    assert talk.generation.number == 3
+    assert talk.generation.voters == ()
+    assert kinds(talk.stopped("c", step=1)) == [WriteStart]
+
+
+# Stops at a boundary.
+
+
+def test_contact_lost_during_a_stop_at_a_boundary_makes_it_an_abort() -> None:
+    talk = training("a", "b")
+    talk.drain("b", grace_s=1000.0)
+    assert talk.generation.stop is StopMode.BOUNDARY
+    talk.say(ContactLost(SuspectRecord(generation=2, node=NodeId("a"), detail="reset", stopping=True)))
+    talk.answer("a", "b")
+
+    assert kinds(talk.wait(JOB.probe_s)) == [WriteGeneration]
+    assert (talk.generation.cause, talk.generation.stop) == (Cause.COMMUNICATION, StopMode.ABORT)
+
+
+def test_contact_lost_during_a_stop_that_all_the_same_came_is_forgotten() -> None:
+    talk = training("a", "b")
+    talk.drain("b", grace_s=1000.0)
+    suspect = ContactLost(SuspectRecord(generation=2, node=NodeId("a"), detail="reset", stopping=True))
+    talk.say(suspect)
+    talk.stopped("a", "b", step=2)
+    talk.say(suspect)  # as a new leader sees it
+    talk.running("a", "b")
+
+    assert not [c for c in talk.wait(10.0) if isinstance(c, WriteGeneration)]
+
+
+def test_a_job_pauses_when_a_node_that_stood_by_leaves_it_below_its_minimum() -> None:
+    talk = training("a", "b", "c", job=replace(JOB, nodes_min=3, nodes_max=3, depth=1, blocks=2))
+    assert talk.start.plan is not None
+    (spare,) = {"a", "b", "c"} - talk.start.plan.nodes
+    talk.go(spare)
+    talk.stopped(*talk.start.plan.nodes, step=1)
+    assert talk.start.action is Action.HOLD
+
+
+def test_a_member_that_left_without_a_word_does_not_stop_the_others_for_ever() -> None:
+    """Only the coordinator releases; a record that somebody else wrote must not confuse it."""
+    talk = training("a", "b")
+    talk.drain("b", grace_s=1000.0)
+    talk.say(ContactLost(SuspectRecord(generation=2, node=NodeId("a"), detail="reset")))
+    talk.answer("a", "b")
+    talk.wait(JOB.probe_s)
+    assert talk.generation.stop is StopMode.ABORT
+    forged = DrainRecord(node=NodeId("b"), grace_s=1.0, reason="forged", released=True)
+    talk.say(DrainChanged(NodeId("b"), forged))
+    talk.miss("b")
+    talk.stopped("a", step=1)
+
+    talk.wait(JOB.abort_s + JOB.start_s)
+    assert members(talk) == ["a"]
+    assert talk.stopped("a", step=1)
+
+
+def test_a_leader_that_stood_still_hears_of_a_release_it_did_not_order() -> None:
+    """Found by the simulation (seed 3258): others led meanwhile, and let a member go. Its writes are refused."""
+    talk = training("a", "b", "c")
+    talk.go("c")
+    talk.stopped("b", step=1)
+    release = DrainRecord(node=NodeId("b"), grace_s=1.0, reason="by another leader", released=True)
+    talk.say(DrainChanged(NodeId("b"), release))
+    talk.miss("b")
+
+    assert kinds(talk.stopped("a", step=1)) == [WriteStart]
+    assert talk.start.plan is not None
+    assert talk.start.plan.nodes == {"a"}
