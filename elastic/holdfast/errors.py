@@ -13,6 +13,7 @@ HoldfastError
 │   ├── LeaseExpiredError     the lease is gone; the holder must take a new one
 │   └── CompactedError        a watch asked for a revision that is no longer kept
 ├── ProtocolError             a message that breaks its protocol
+│   └── VersionError          it is of another version of the protocol
 └── CommunicationError        a peer was lost, or communication was aborted: the generation is over
     └── AbortedError          ended because the agent said so
 """
@@ -68,6 +69,10 @@ class CompactedError(StoreError):
 
 class ProtocolError(HoldfastError):
     """A message that breaks its protocol."""
+
+
+class VersionError(ProtocolError):
+    """A record or message of another version of the protocol; the message names both."""
 
 
 class CommunicationError(HoldfastError):

@@ -93,6 +93,9 @@ class TimeoutsSpec(_Section):
     start_s: Seconds = Field(default=60.0, description="bound on forming groups and moving layers")
     join_settle_s: Seconds = Field(default=0.2, description="joins so close together become one reshape")
     start_settle_s: Seconds = Field(default=5.0, description="how long the first step waits for the desired nodes")
+    orphan_s: Seconds = Field(
+        default=600.0, description="a node that cannot reach the store for so long stops training: above any outage"
+    )
     drain_s: Seconds = Field(default=30.0, description="deadline of a drain that names none")
 
 
@@ -101,6 +104,9 @@ class FailuresSpec(_Section):
 
     worker_deaths_per_step: int = Field(
         default=3, ge=1, le=1_000, description="a worker that dies of itself this often at one step ends the job"
+    )
+    node_losses: int = Field(
+        default=5, ge=1, le=1_000, description="a node that is lost this often in a short time is put into quarantine"
     )
 
 

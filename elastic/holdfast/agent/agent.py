@@ -6,12 +6,19 @@ import os
 import signal
 import uuid
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from holdfast.agent.contact import ContactPoint, hold_contact
+from holdfast.agent.claiming import SELF_DRAIN, claim_node
+from holdfast.agent.contact import ContactPoint
+from holdfast.agent.credentials import Credentials
+from holdfast.agent.following import Following, by_revision, surely
 from holdfast.agent.http import HttpPort
-from holdfast.agent.leading import Leader, LostLeadershipError, evict
-from holdfast.agent.probing import Verdict, probe
+from holdfast.agent.leading import Leader, LostLeadershipError
+from holdfast.agent.leasing import NodeLease, boot_time_s
+from holdfast.agent.mending import Mender
+from holdfast.agent.neighbours import Neighbours
+from holdfast.agent.peers import Peers
 from holdfast.agent.reporting import Reporter
 from holdfast.agent.settings import AgentSettings
 from holdfast.agent.workers import Workers
@@ -21,14 +28,16 @@ from holdfast.control.member_commands import (
     Leave,
     MemberCommand,
     ProbeLeader,
+    ProbePeers,
     SpawnWorker,
     TellWorker,
 )
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError
-from holdfast.model.heartbeat import Phase
+from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError, UserError
+from holdfast.model.heartbeat import Permit, Phase
 from holdfast.model.ids import NodeId
 from holdfast.model.messages import FromWorker
 from holdfast.model.records import (
+    ClaimRecord,
     DrainRecord,
     GenerationRecord,
     JobRecord,
@@ -46,7 +55,6 @@ log = logging.getLogger(__name__)
 # How many times the limit of its own code a worker may wait for the others.
 _TURNS = 3
 _WATCHDOG_S = 0.25
-_CONTACT_PAUSE_S = 0.2  # between attempts to reach a leader that does not take the connection
 
 
 class Agent:
@@ -56,16 +64,23 @@ class Agent:
         self._settings, self._store, self._job = settings, store, job
         self._spec = JobSpec.model_validate(job.spec)
         self._keys = Keys(job=settings.job)
-        self._lease = 0
-        self._http = HttpPort(settings.host, self._alive, self._status, ContactPoint(self._contact_lost))
-        self._reporter = Reporter(store, self._keys, lambda: self._lease)
+        timeouts = self._spec.timeouts
+        self._lease = NodeLease(store, timeouts.lease_ttl_s, timeouts.orphan_s, self._permit, self._lapsed)
+        self._permitted = Permit(0.0, 0)
+        self._peers = Peers(Credentials(settings.secret, settings.job), settings.tls)
+        contact = ContactPoint(self._contact_lost)
+        self._http = HttpPort(settings.listening, self._peers, self._alive, self._status, contact)
+        self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
+        worker_key = self._peers.credentials.worker_key
         self._workers = Workers(
-            settings.node, settings.host, settings.scratch, job, self._worker_said, self._worker_ended
+            settings.node, settings.host, settings.scratch, job, worker_key, self._worker_said, self._worker_ended
         )
         self._member: Member | None = None
-        self._leaders: dict[str, KeyValue] = {}  # the leader key and all node records, as last seen
+        self._neighbours = Neighbours(
+            store, self._keys, settings.node, self._peers, timeouts.probe_s, timeouts.lease_ttl_s
+        )
+        self._mender = Mender(store, self._keys, settings.node, lambda: self._term is not None)
         self._leader_gone = asyncio.Event()
-        self._leader_known = asyncio.Event()
         self._term: Leader | None = None
         self._changed = asyncio.Event()
         self._left = asyncio.Event()
@@ -73,7 +88,8 @@ class Agent:
 
     async def run(self) -> None:
         await self._http.open()
-        self._lease = await self._store.grant(self._spec.timeouts.lease_ttl_s)
+        asked_s = boot_time_s()
+        lease = await self._lease.take()
         identity = Identity(
             node=self._settings.node,
             incarnation=uuid.uuid4().hex[:12],
@@ -84,6 +100,12 @@ class Agent:
             slots=self._settings.slots,
         )
         self._member = Member(identity, self._spec.timeouts.abort_s)
+        try:
+            await self._claim(identity.incarnation, lease)
+            self._lease.use(lease, asked_s)
+        except BaseException:
+            await self._http.close()
+            raise
         await self._workers.open(self._settings.slots)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
@@ -92,11 +114,13 @@ class Agent:
             running = [
                 tasks.create_task(work, name=name)
                 for name, work in (
-                    ("lease", self._keep_lease()),
+                    ("lease", self._lease.keep(self._rejoin)),
+                    ("lease-age", self._lease.watch()),
                     ("report", self._reporter.run()),
                     ("follow", self._follow()),
+                    ("mend", self._mender.run()),
                     ("lead", self._lead()),
-                    ("contact", self._keep_contact()),
+                    ("contact", self._neighbours.keep_contact(self._leader_silent)),
                     ("watchdog", self._watch_workers()),
                     ("timer", self._wake()),
                 )
@@ -108,10 +132,23 @@ class Agent:
                 task.cancel()
         await self._workers.close()
         try:
-            await self._store.revoke(self._lease)
+            await self._store.revoke(self._lease.id)
         except StoreUnavailableError:
             log.warning("agent.store_unavailable")
         await self._http.close()
+
+    async def _claim(self, incarnation: str, lease: int) -> None:
+        """Raises: UserError: another live agent has this node's name."""
+        identity = self._node.identity
+        claim = ClaimRecord(
+            node=identity.node,
+            incarnation=incarnation,
+            host=identity.host,
+            port=identity.port,
+            pid=identity.pid,
+        )
+        ttl_s = self._spec.timeouts.lease_ttl_s
+        await claim_node(self._store, self._keys, claim, lease, ttl_s, self._peers)
 
     def _do(self, commands: Iterable[MemberCommand]) -> None:
         for command in commands:
@@ -123,7 +160,9 @@ class Agent:
                 case TellWorker(index, message):
                     self._workers.tell(index, message)
                 case ProbeLeader():
-                    self._background(self._probe_leader(), "probe-leader")
+                    self._background(self._neighbours.probe_leader(), "probe-leader")
+                case ProbePeers(nodes):
+                    self._background(self._probe_peers(nodes), "probe-peers")
                 case Leave(reason):
                     log.info("agent.leave", extra={"reason": reason})
                     self._left.set()
@@ -147,9 +186,9 @@ class Agent:
     def _worker_said(self, index: int, message: FromWorker) -> None:
         self._do(self._node.worker_said(index, message))
 
-    def _worker_ended(self, index: int, status: int) -> None:
+    def _worker_ended(self, index: int, status: int, why: str) -> None:
         if not self._left.is_set():
-            self._do(self._node.worker_ended(index, status))
+            self._do(self._node.worker_ended(index, status, why))
 
     def _terminated(self) -> None:
         """SIGTERM: leave at a step boundary, or at once where nothing was begun."""
@@ -157,45 +196,61 @@ class Agent:
         if not self._node.registered:
             self._left.set()
             return
-        record = DrainRecord(node=self._settings.node, grace_s=self._spec.timeouts.drain_s, reason="SIGTERM")
-        self._background(self._store.put(self._keys.drain(record.node), encode(record)), "drain-self")
+        record = DrainRecord(node=self._settings.node, grace_s=self._spec.timeouts.drain_s, reason=SELF_DRAIN)
+        write = partial(self._store.put, self._keys.drain(record.node), encode(record))
+        self._background(surely(write, "drain"), "drain-self")
 
-    async def _keep_lease(self) -> None:
-        """Renew every third of its life. A lease that ran out (this agent was frozen) is taken anew, and the node
-        joins again with what its workers hold."""
-        interval_s = self._spec.timeouts.lease_ttl_s / 3
+    def _permit(self, until_s: float) -> None:
+        self._permitted = Permit(until_s, self._permitted.lapsed)
+        self._workers.permit(self._permitted)
+
+    def _lapsed(self, detail: str) -> None:
+        """The store was out of reach for too long: what this node takes part in may have been given up."""
+        log.error("agent.orphaned", extra={"detail": detail})
+        generation = self._node.generation
+        if generation is not None:
+            self._permitted = Permit(self._permitted.until_s, generation.number)
+            self._workers.permit(self._permitted)
+            self._do(self._node.orphaned(detail))
+
+    async def _rejoin(self) -> None:
+        """The lease ran out, or the node's record was deleted: register anew, with what the workers hold."""
+        incarnation = uuid.uuid4().hex[:12]
         while True:
-            await asyncio.sleep(interval_s)
+            asked_s = boot_time_s()
+            lease = await self._lease.take()
             try:
-                await self._store.keep_alive(self._lease)
-            except StoreUnavailableError:
-                log.warning("lease.store_unavailable")
+                await self._claim(incarnation, lease)
+                break
+            except UserError as error:
+                log.error("node.replaced", extra={"error": str(error)})
+                self._left.set()
+                return
             except LeaseExpiredError:
-                log.warning("lease.expired")
-                self._lease = await self._store.grant(self._spec.timeouts.lease_ttl_s)
-                self._do(self._node.rejoined(uuid.uuid4().hex[:12]))
-                self._leader_gone.set()
+                log.warning("lease.expired", extra={"lease": lease})
+        self._lease.use(lease, asked_s)
+        self._do(self._node.rejoined(incarnation))
+        self._leader_gone.set()
 
     async def _follow(self) -> None:
         """The store's content, then its changes, given to the session."""
-        snapshot = await self._store.get_prefix(self._keys.prefix)
-        for kv in sorted(snapshot.kvs, key=lambda kv: kv.mod_revision):
+        following = Following(self._store, self._keys.prefix, self._see, self._leader_gone.set)
+        for kv in by_revision((await following.read()).kvs):
             self._see(kv.key, kv)
         self._leader_gone.set()
-        async for changes in self._store.watch(self._keys.prefix, snapshot.revision + 1):
-            for change in changes:
-                self._see(change.kv.key, change.kv if change.kind == "put" else None)
+        await following.run()
 
     def _see(self, key: str, kv: KeyValue | None) -> None:
+        if not self._mender.see(key, kv):
+            return
         kind, _, rest = key.removeprefix(self._keys.prefix).partition("/")
         if kind in ("leader", "nodes"):
-            if kv is not None:
-                self._leaders[key] = kv
-            else:
-                self._leaders.pop(key, None)
+            before = self._neighbours.record(self._settings.node)
+            self._neighbours.see(key, kv)
             if kind == "leader" and kv is None:
                 self._leader_gone.set()
-            self._leader_known.set()
+            if key == self._keys.node(self._settings.node) and kv is None and before is not None:
+                self._record_gone(before)
             return
         node, now_s = self._node, self._now_s()
         try:
@@ -212,19 +267,27 @@ class Agent:
         except ProtocolError as error:
             log.error("agent.malformed", extra={"key": key, "error": str(error)})
 
+    def _record_gone(self, record: NodeRecord) -> None:
+        """Somebody took this node for dead, or its lease ran out: it says that it lives, under a new incarnation."""
+        if record.incarnation == self._node.identity.incarnation and not self._left.is_set():
+            self._lease.lose()
+
     async def _lead(self) -> None:
         """Campaign whenever there is no leader; lead while elected."""
         while True:
             await self._leader_gone.wait()
             self._leader_gone.clear()
             me = LeaderRecord(node=self._settings.node, incarnation=self._node.identity.incarnation)
-            leader = Leader(self._store, self._keys, self._job, self._spec.timeouts.probe_s)
+            leader = Leader(self._store, self._keys, self._job, self._spec.timeouts.probe_s, self._peers)
             try:
-                if await leader.campaign(me, self._lease):
+                if await leader.campaign(me, self._lease.id):
                     self._term = leader
                     await leader.lead()
             except* LostLeadershipError:
+                # Its own key may stand still: then it leads again, from what the store holds now.
                 log.warning("leader.lost")
+                await asyncio.sleep(self._spec.timeouts.probe_s)
+                self._leader_gone.set()
             except* (StoreUnavailableError, LeaseExpiredError) as group:
                 log.warning("leader.store_unavailable", extra={"error": repr(group.exceptions)})
                 await asyncio.sleep(self._spec.timeouts.lease_ttl_s / 10)
@@ -232,45 +295,18 @@ class Agent:
             finally:
                 self._term = None
 
-    def _other_leader(self) -> tuple[KeyValue, NodeRecord] | None:
-        """The leader's key and its node's record, if another node leads and both are known."""
-        held = self._leaders.get(self._keys.one("leader"))
-        if held is None:
-            return None
-        leader = decode(LeaderRecord, held.value)
-        node = self._leaders.get(self._keys.node(leader.node))
-        if node is None or leader.node == self._settings.node:
-            return None
-        return held, decode(NodeRecord, node.value)
+    async def _probe_peers(self, nodes: Iterable[NodeId]) -> None:
+        silent = await self._neighbours.silent(nodes)
+        self._do(self._node.peers_probed(silent, self._now_s()))
 
-    async def _probe_leader(self) -> None:
-        """Who lost contact with a peer asks after the leader: nobody else would, if it is the leader that died."""
-        known = self._other_leader()
-        if known is None:
-            return
-        held, record = known
-        verdict, _ = await probe(record.host, record.port, record.incarnation, self._spec.timeouts.probe_s)
-        if verdict is Verdict.REFUSED:
-            await evict(self._store, held, "the coordinating agent is gone")
-
-    async def _keep_contact(self) -> None:
-        """Hold a connection to whoever leads; when it breaks, find out why."""
-        while True:
-            self._leader_known.clear()
-            known = self._other_leader()
-            if known is None:
-                await self._leader_known.wait()
-                continue
-            _, record = known
-            await hold_contact(record.host, record.port, self._settings.node)
-            await self._probe_leader()
-            await asyncio.sleep(_CONTACT_PAUSE_S)
+    def _leader_silent(self) -> None:
+        self._do(self._node.contact_lost())
 
     def _contact_lost(self, node: NodeId) -> None:
         """A node's connection to this agent is gone: if this agent leads, ask after that node."""
-        record = self._leaders.get(self._keys.node(node))
+        record = self._neighbours.record(node)
         if self._term is not None and record is not None and not self._left.is_set():
-            self._background(self._term.ask_after(decode(NodeRecord, record.value)), f"ask-after-{node}")
+            self._background(self._term.ask_after(record), f"ask-after-{node}")
 
     async def _watch_workers(self) -> None:
         """Kill what makes no progress in its own code. Who waits for others is rarely the one that hangs: it is only
@@ -298,7 +334,7 @@ class Agent:
                 self._do(self._node.time_passed(self._now_s()))
 
     def _alive(self) -> dict[str, Any]:
-        workers = [ref.worker for ref in self._node.live_workers]
+        workers = [ref.worker for ref in self._node.live_workers] if not self._left.is_set() else []
         return {"incarnation": self._node.identity.incarnation, "workers": workers}
 
     def _status(self) -> dict[str, Any]:
@@ -311,19 +347,6 @@ class Agent:
             "agent_pid": os.getpid(),
             "worker_pids": list(self._workers.pids()),
         }
-
-
-async def read_job(store: Store, job: str) -> JobRecord:
-    """Wait for the job to be submitted."""
-    key = Keys(job=job).one("spec")
-    held = await store.get(key)
-    if held is None:
-        async for changes in store.watch(key, 1):
-            held = next((c.kv for c in changes if c.kind == "put" and c.kv.key == key), None)
-            if held is not None:
-                break
-    assert held is not None
-    return decode(JobRecord, held.value)
 
 
 def node_id(text: str) -> NodeId:

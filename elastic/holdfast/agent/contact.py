@@ -10,6 +10,8 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp import web
 
+from holdfast.agent.peers import Peers
+from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,9 @@ class ContactPoint:
         return response
 
 
-async def hold_contact(host: str, port: int, node: NodeId) -> None:
-    """Returns when the connection to the agent at host:port is gone, or cannot be made."""
-    timeout = aiohttp.ClientTimeout(total=None)
+async def hold_contact(peers: Peers, host: str, port: int, node: NodeId, begin_s: float) -> None:
+    """Returns when the connection to the agent at host:port is gone, or cannot be made within `begin_s`."""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"http://{host}:{port}{PATH}", params={"node": node}) as response,
-        ):
-            await response.content.read()
-    except (aiohttp.ClientError, OSError) as error:
+        await peers.hold(host, port, PATH, {"node": node}, begin_s)
+    except (aiohttp.ClientError, ProtocolError, OSError, ValueError) as error:
         log.info("contact.lost", extra={"address": f"{host}:{port}", "error": repr(error)})

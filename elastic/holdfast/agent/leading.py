@@ -7,10 +7,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from holdfast.agent.following import Following, surely
+from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.control.coordinator import Coordinator
 from holdfast.control.feed import events_of
 from holdfast.control.job import job_of
+from holdfast.control.litter import BATCH_MAX, Litter
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError
 from holdfast.model.commands import (
     Command,
@@ -21,9 +24,18 @@ from holdfast.model.commands import (
     WriteOutcome,
     WriteStart,
 )
-from holdfast.model.events import Event, ProbeAnswered, TimePassed
+from holdfast.model.events import Event, NodeRefused, ProbeAnswered, TimePassed
 from holdfast.model.ids import NodeId
-from holdfast.model.records import GenerationRecord, JobRecord, Keys, LeaderRecord, NodeRecord, StartRecord
+from holdfast.model.records import (
+    DrainRecord,
+    GenerationRecord,
+    JobRecord,
+    Keys,
+    LeaderRecord,
+    NodeRecord,
+    OutcomeRecord,
+    StartRecord,
+)
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Snapshot, Store
 
@@ -37,42 +49,50 @@ class LostLeadershipError(Exception):
 class Leader:
     """One term: from winning the leader key until it is lost or the job ends."""
 
-    def __init__(self, store: Store, keys: Keys, job: JobRecord, probe_s: float) -> None:
-        self._store, self._keys, self._job, self._probe_s = store, keys, job, probe_s
+    def __init__(self, store: Store, keys: Keys, job: JobRecord, probe_s: float, peers: Peers) -> None:
+        self._store, self._keys, self._job, self._probe_s, self._peers = store, keys, job, probe_s, peers
         self._fence: Compare | None = None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
-        self._previous_keys: dict[int, list[str]] = {}
+        self._litter = Litter(keys)
+        self._following = Following(store, keys.prefix, self._see)
+        self._generation_revision = 0  # of the newest one; 0: there is none
 
     async def campaign(self, me: LeaderRecord, lease: int) -> bool:
         """Try once to become leader."""
         key = self._keys.one("leader")
-        won = await self._store.transact(
-            [Compare(key=key, exists=False)], [Put(key=key, value=encode(me), lease=lease)]
-        )
-        if not won.succeeded:
-            return False
+        await self._store.transact([Compare(key=key, exists=False)], [Put(key=key, value=encode(me), lease=lease)])
+        # Its own key may stand there from an attempt whose answer was lost.
         held = await self._store.get(key)
         if held is None or held.lease != lease:
             return False
         self._fence = Compare(key=key, create_revision=held.create_revision)
-        log.info("leader.won", extra={"revision": won.revision})
+        log.info("leader.won", extra={"revision": held.create_revision})
         return True
 
     async def lead(self) -> None:
         """Until the job ends. Raises: LostLeadershipError."""
-        snapshot = await self._retry_read()
-        if any(kv.key == self._keys.one("outcome") for kv in snapshot.kvs):
-            return  # a node that thawed after the end: nothing is left to decide
-        coordinator = self._restore(snapshot)
+        snapshot = await self._following.read()
+        try:
+            if any(kv.key == self._keys.one("outcome") and decode(OutcomeRecord, kv.value) for kv in snapshot.kvs):
+                return  # a node that thawed after the end: nothing is left to decide
+            coordinator = self._restore(snapshot)
+        except ProtocolError as error:
+            # Whoever knows what stood there puts it back (`mending`); nothing may be decided before.
+            log.error("leader.malformed", extra={"error": str(error)})
+            raise LostLeadershipError from error
         async with asyncio.TaskGroup() as tasks:
-            watcher = tasks.create_task(self._watch(snapshot.revision + 1), name="leader-watch")
+            watcher = tasks.create_task(self._following.run(), name="leader-watch")
             event: Event = TimePassed()
             ended = False
-            while not ended:
+            while True:
                 for command in coordinator.handle(event, self._now_s()):
                     ended = await self._carry_out(command, tasks) or ended
-                if not ended:
-                    event = await self._next_event(coordinator.wake_at_s)
+                if ended:
+                    break
+                event = await self._next_event(coordinator.wake_at_s)
+                while not self._inbox.empty():  # what happened close together is decided upon together
+                    coordinator.absorb(event, self._now_s())
+                    event = self._inbox.get_nowait()
             watcher.cancel()
 
     def _restore(self, snapshot: Snapshot) -> Coordinator:
@@ -80,28 +100,23 @@ class Leader:
         generation = start = None
         if (raw := stored.get(self._keys.one("generation"))) is not None:
             generation = decode(GenerationRecord, raw)
+            self._generation_revision = next(
+                kv.mod_revision for kv in snapshot.kvs if kv.key == self._keys.one("generation")
+            )
             if (raw := stored.get(self._keys.start(generation.number))) is not None:
                 start = decode(StartRecord, raw)
         now = self._now_s()
         coordinator = Coordinator(job_of(self._job), now_s=now, generation=generation, start=start)
         for kv in sorted(snapshot.kvs, key=_nodes_first):
+            self._litter.seen(kv.key, deleted=False)
             for event in self._events(kv.key, kv.value):
                 coordinator.absorb(event, now)
         return coordinator
 
-    async def _retry_read(self) -> Snapshot:
-        while True:
-            try:
-                return await self._store.get_prefix(self._keys.prefix)
-            except StoreUnavailableError:
-                log.warning("leader.store_unavailable")
-
-    async def _watch(self, revision: int) -> None:
-        async for changes in self._store.watch(self._keys.prefix, revision):
-            for change in changes:
-                value = change.kv.value if change.kind == "put" else None
-                for event in self._events(change.kv.key, value):
-                    self._inbox.put_nowait(event)
+    def _see(self, key: str, kv: KeyValue | None) -> None:
+        self._litter.seen(key, deleted=kv is None)
+        for event in self._events(key, kv.value if kv is not None else None):
+            self._inbox.put_nowait(event)
 
     def _events(self, key: str, value: bytes | None) -> Sequence[Event]:
         try:
@@ -126,7 +141,8 @@ class Leader:
                     "generation.begin",
                     extra={"generation": record.number, "cause": record.cause, "reason": record.reason},
                 )
-                await self._write([Put(key=keys.one("generation"), value=encode(record)), *self._forget(record)])
+                await self._write_generation(record, command.pardons)
+                tasks.create_task(self._sweep(record.number, command.drains), name=f"sweep-{record.number}")
             case WriteStart(record):
                 layout = record.plan.describe() if record.plan is not None else None
                 log.info(
@@ -139,55 +155,87 @@ class Leader:
                         "transfers": len(record.transfers),
                     },
                 )
-                await self._write([Put(key=keys.start(record.generation), value=encode(record))])
+                await self._write_once(keys.start(record.generation), encode(record))
             case WriteOutcome(record):
                 log.info("job.ended", extra={"result": record.result, "reason": record.reason})
-                await self._write([Put(key=keys.one("outcome"), value=encode(record))])
+                await self._write_once(keys.one("outcome"), encode(record))
                 return True
             case ReleaseDrain(record):
-                await self._write([Put(key=keys.drain(record.node), value=encode(record))])
+                # One that was taken back in this moment stays so: the coordinator hears of it next.
+                drain = keys.drain(record.node)
+                await self._write([Compare(key=drain, exists=True)], [Put(key=drain, value=encode(record))])
             case ProbeNode(record):
                 tasks.create_task(self.ask_after(record), name=f"probe-{record.node}")
             case EvictNode(record, reason):
                 await self._evict(record, reason)
         return False
 
-    def _forget(self, record: GenerationRecord) -> list[Operation]:
-        """Delete what the generation before the last one left."""
-        number = record.number
-        nodes: set[NodeId] = {ref.slot.node for ref in record.members}
-        mine = [self._keys.start(number)]
-        mine += [
-            key for node in sorted(nodes) for key in (self._keys.ack(number, node), self._keys.suspect(number, node))
-        ]
-        self._previous_keys[number] = mine
-        return [Delete(key=key) for key in self._previous_keys.pop(number - 2, [])]
-
-    async def _write(self, operations: list[Operation]) -> None:
-        assert self._fence is not None
-        while True:
-            try:
-                result = await self._store.transact([self._fence], operations)
-            except StoreUnavailableError:
-                # The same decision again: all of these writes may safely be repeated under the same fence.
-                log.warning("leader.store_unavailable")
-                continue
-            if not result.succeeded:
+    async def _write_generation(self, record: GenerationRecord, pardons: Sequence[NodeId]) -> None:
+        """By compare-and-swap on the one before: also two agents that both think they lead make one history."""
+        key = self._keys.one("generation")
+        before = Compare(key=key, mod_revision=self._generation_revision)
+        forgotten = [Delete(key=self._keys.pardon(node)) for node in pardons[:BATCH_MAX]]
+        revision = await self._write([before], [Put(key=key, value=encode(record)), *forgotten])
+        if revision is None:
+            held = await surely(lambda: self._store.get(key), "generation")
+            if held is None or held.value != encode(record):
                 raise LostLeadershipError
-            return
+            revision = held.mod_revision  # it was done, and the answer lost
+        self._generation_revision = revision
+
+    async def _write_once(self, key: str, value: bytes) -> None:
+        if await self._write([Compare(key=key, exists=False)], [Put(key=key, value=value)]) is None:
+            held = await surely(lambda: self._store.get(key), "write")
+            if held is None or held.value != value:
+                raise LostLeadershipError
+
+    async def _sweep(self, number: int, drains: Sequence[DrainRecord]) -> None:
+        """Delete what generations left that are over for long, a bounded number of keys at a time, and drains that were
+        honoured, unless another was written."""
+        for record in drains:
+            key = self._keys.drain(record.node)
+            await self._write([Compare(key=key, value=encode(record))], [Delete(key=key)])
+        while keys := self._litter.due(number):
+            if await self._write([], [Delete(key=key) for key in keys]) is None:
+                return
+            for key in keys:
+                self._litter.seen(key, deleted=True)
+
+    async def _write(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int | None:
+        """Fenced, and again until there is an answer: all of these writes may be repeated. The store's revision; None
+        if one of `compares` does not hold. Raises: LostLeadershipError."""
+        assert self._fence is not None
+        fence = self._fence
+        result = await surely(lambda: self._store.transact([fence, *compares], operations), "write")
+        if result.succeeded:
+            return result.revision
+        held = await surely(lambda: self._store.get(fence.key), "leader")
+        if held is None or held.create_revision != fence.create_revision:
+            raise LostLeadershipError
+        return None
 
     async def ask_after(self, record: NodeRecord) -> None:
-        """Probe a node; evict it if it is dead, else tell the coordinator what it answered."""
-        verdict, workers = await probe(record.host, record.port, record.incarnation, self._probe_s)
-        if verdict is Verdict.REFUSED:
-            await self._evict(record, "its agent is gone")
-        else:
-            answer = workers if verdict is Verdict.ALIVE else None
-            self._inbox.put_nowait(ProbeAnswered(record.node, record.incarnation, answer))
+        """Probe a node, tell the coordinator. An agent that took a new lease meanwhile answers for the same workers."""
+        verdict, workers = await probe(self._peers, record.host, record.port, record.incarnation, self._probe_s)
+        known = {ref.worker for ref in record.workers}
+        if verdict is Verdict.REFUSED and known.isdisjoint(workers):
+            self._inbox.put_nowait(NodeRefused(record.node, record.incarnation))
+            return
+        answer = None if verdict is Verdict.SILENT else workers
+        self._inbox.put_nowait(ProbeAnswered(record.node, record.incarnation, answer))
 
     async def _evict(self, record: NodeRecord, reason: str) -> None:
-        held = await self._store.get(self._keys.node(record.node))
-        if held is not None and decode(NodeRecord, held.value).incarnation == record.incarnation:
+        """The record goes under the fence; only then its lease, which was this incarnation's alone."""
+        key = self._keys.node(record.node)
+        held = await surely(lambda: self._store.get(key), "evict")
+        try:
+            if held is None or decode(NodeRecord, held.value).incarnation != record.incarnation:
+                return
+        except ProtocolError as error:
+            log.error("leader.malformed", extra={"key": key, "error": str(error)})
+            return
+        same = Compare(key=key, lease=held.lease)
+        if await self._write([same], [Delete(key=key)]) is not None:
             await evict(self._store, held, reason)
 
     @staticmethod

@@ -1,66 +1,108 @@
-"""Entry point of an agent process: `python -m holdfast.agent.main`."""
+"""An agent process from its start to its end: the store, the job, this machine, then the agent itself."""
 
-import argparse
 import asyncio
 import ctypes
+import logging
 import os
 import shutil
 import signal
 import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from holdfast.agent.agent import Agent, node_id, read_job
+from holdfast.agent.agent import Agent
+from holdfast.agent.family import check_family
+from holdfast.agent.following import surely
+from holdfast.agent.http import Listening
+from holdfast.agent.program_source import check_machine
 from holdfast.agent.settings import AgentSettings
-from holdfast.stores.embedded import EmbeddedStore
-from holdfast.telemetry.logs import set_up_logging
+from holdfast.agent.submission import read_job
+from holdfast.agent.tls import TlsFiles
+from holdfast.errors import UserError
+from holdfast.model.ids import NodeId
+from holdfast.model.records import JobRecord, Keys
+from holdfast.spec import JobSpec
+from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
+log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
-SECRET_VARIABLE = "HOLDFAST_SECRET"
+# sun_path, less the name of a slot's socket.
+_SCRATCH_BYTES_MAX = 107 - len("/slot-1023.sock")
 
 
-async def serve(settings: AgentSettings) -> None:
-    store = EmbeddedStore(settings.store_host, settings.store_port, secret=settings.secret)
-    try:
-        job = await read_job(store, settings.job)
-        await Agent(settings, store, job).run()
-    finally:
-        await store.close()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """What the command line says; None: as the job says."""
+
+    job: str
+    address: StoreAddress
+    access: StoreAccess
+    node: NodeId
+    host: str
+    listening: Listening
+    domain: str
+    secret: bytes = field(repr=False)
+    slots: int | None = None
+    tls: TlsFiles | None = None
+    base: Path | None = None  # where the Program lies on this machine
+    out: Path | None = None  # where the job's folder is mounted on this machine
+    parent_pid: int | None = None  # end when this parent process ends
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="holdfast-agent")
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--store", required=True, help="host:port")
-    parser.add_argument("--node", required=True, type=node_id)
-    parser.add_argument("--host", default="127.0.0.1", help="address at which peers reach this node")
-    parser.add_argument("--domain", default=None, help="failure domain; the node itself by default")
-    parser.add_argument("--slots", type=int, default=1)
-    parser.add_argument("--parent-pid", type=int, default=None, help="end when this parent process ends")
-    arguments = parser.parse_args()
-    if arguments.parent_pid is not None:
+def run_agent(options: AgentOptions) -> None:
+    """Returns when the node has left, or was told to go before it took part.
+
+    Raises:
+        UserError: this machine or another agent stands in the way.
+        StoreError: the store refuses this agent.
+        VersionError: the job was submitted by another version of Holdfast or PyTorch.
+    """
+    if options.parent_pid is not None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != arguments.parent_pid:
+        if os.getppid() != options.parent_pid:
             return  # it ended before we asked to be told
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    set_up_logging(job=arguments.job, node=arguments.node)
-    host, _, port = arguments.store.rpartition(":")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-"))
     try:
-        settings = AgentSettings(
-            job=arguments.job,
-            store_host=host,
-            store_port=int(port),
-            node=arguments.node,
-            host=arguments.host,
-            domain=arguments.domain or arguments.node,
-            slots=arguments.slots,
-            scratch=scratch,
-            secret=os.environ.get(SECRET_VARIABLE, "").encode(),
-        )
-        asyncio.run(serve(settings))
+        if len(os.fsencode(scratch)) > _SCRATCH_BYTES_MAX:
+            raise UserError(f"TMPDIR: {scratch} is too long a path for a socket; choose a shorter one")
+        asyncio.run(_serve(options, scratch))
+    except asyncio.CancelledError:
+        log.info("agent.stopped")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-if __name__ == "__main__":
-    main()
+async def _serve(options: AgentOptions, scratch: Path) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)  # the agent puts its own in its place
+    if options.parent_pid is None:
+        loop.add_signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
+    store = open_store(options.address, options.access)
+    try:
+        record = _on_this_machine(await read_job(store, options.job), options)
+        await asyncio.to_thread(check_machine, record)
+        await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes")
+        settings = AgentSettings(
+            job=options.job,
+            node=options.node,
+            host=options.host,
+            listening=options.listening,
+            domain=options.domain,
+            slots=options.slots or JobSpec.model_validate(record.spec).slots_per_node,
+            scratch=scratch,
+            secret=options.secret,
+            tls=options.tls,
+        )
+        await Agent(settings, store, record).run()
+    finally:
+        await store.close()
+
+
+def _on_this_machine(record: JobRecord, options: AgentOptions) -> JobRecord:
+    if options.base is not None:
+        record = replace(record, base=str(options.base.absolute()))
+    if options.out is not None:
+        record = replace(record, out=str(options.out.absolute()))
+    return record

@@ -1,8 +1,10 @@
 """What an agent is started with: explicit argument, then environment, then default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.agent.http import Listening
+from holdfast.agent.tls import TlsFiles
 from holdfast.model.ids import NodeId
 
 
@@ -11,11 +13,11 @@ class AgentSettings:
     """One node of one job. `secret` comes from the environment or a file, never from an argument."""
 
     job: str
-    store_host: str
-    store_port: int
     node: NodeId
-    host: str
+    host: str  # at which peers reach this node's agent and workers
+    listening: Listening
     domain: str
     slots: int
-    scratch: Path  # sockets and heartbeats; made and removed by the agent
-    secret: bytes
+    scratch: Path  # sockets and heartbeats, for this user alone; made and removed by whoever starts the agent
+    secret: bytes = field(repr=False)
+    tls: TlsFiles | None = None

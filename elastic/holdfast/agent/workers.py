@@ -9,6 +9,8 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from pathlib import Path
 from holdfast.agent.zygote import ZygoteProcess
 from holdfast.errors import ProtocolError
 from holdfast.model import heartbeat
-from holdfast.model.heartbeat import Beat, Phase
+from holdfast.model.heartbeat import Beat, Permit, Phase
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.messages import (
     Broken,
@@ -33,15 +35,25 @@ from holdfast.model.messages import (
     WorkerOrder,
 )
 from holdfast.model.records import JobRecord
-from holdfast.model.wire import FRAME_HEAD, decode_message, encode, encode_message, frame
+from holdfast.model.wire import FRAME_HEAD, check_frame_size, decode_message, encode, encode_message, frame
 
 log = logging.getLogger(__name__)
-_KINDS: dict[str, type[FromWorker]] = {
+KINDS: dict[str, type[FromWorker]] = {
     kind.__name__: kind for kind in (Ready, Parked, Running, Committed, Broken, Failed, Finished)
 }
 
 
 _SHOW_STACKS_S = 0.1
+# Between the end of a worker's socket and the zygote's word of how it ended: rarely more than a millisecond.
+_STATUS_S = 0.02
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, user, group
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Whether a process of this user is at the other end; the folder keeps others out, the kernel vouches for it."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    _, user, _ = _PEER_CREDENTIALS.unpack(credentials)
+    return bool(user == os.geteuid())
 
 
 def _signal(pid: int, number: int) -> None:
@@ -57,6 +69,8 @@ class _Slot:
     pid: int | None = None
     writer: asyncio.StreamWriter | None = None
     alive: bool = False
+    told: bool = False  # that it ended
+    killed: str = ""  # why its agent killed it
     last: Beat | None = None
     last_change_s: float = 0.0
     ends: dict[int, int] = field(default_factory=dict)  # pid to spawn number
@@ -71,14 +85,16 @@ class Workers:
         host: str,
         scratch: Path,
         job: JobRecord,
+        key: bytes,
         on_message: Callable[[int, FromWorker], None],
-        on_end: Callable[[int, int], None],
+        on_end: Callable[[int, int, str], None],
     ) -> None:
-        self._node, self._host, self._scratch, self._job = node, host, scratch, job
+        self._node, self._host, self._scratch, self._job, self._key = node, host, scratch, job, key
         self._on_message, self._on_end = on_message, on_end
         self._slots: dict[int, _Slot] = {}
         self._zygote = ZygoteProcess(node, self._spawned, self._exited)
         self._servers: list[asyncio.Server] = []
+        self._permit = Permit(0.0, 0)
 
     async def open(self, slots: int) -> None:
         for index in range(slots):
@@ -89,14 +105,16 @@ class Workers:
     async def spawn(self, index: int) -> None:
         slot = self._slots[index]
         slot.spawned += 1
-        slot.alive, slot.pid, slot.writer, slot.last = True, None, None, None
+        slot.alive, slot.pid, slot.writer, slot.last, slot.told, slot.killed = True, None, None, None, False, ""
         slot.last_change_s = time.monotonic()
-        self._pulse(index).write_bytes(heartbeat.pack(Beat(0, Phase.IDLE, 0)))
+        beat = heartbeat.pack(Beat(0, Phase.IDLE, 0))
+        self._pulse(index).write_bytes(beat + heartbeat.pack_permit(self._permit))
         order = WorkerOrder(
             slot=SlotId(self._node, index),
             host=self._host,
             socket_path=str(self._socket(index)),
             pulse_path=str(self._pulse(index)),
+            key=self._key.hex(),
             job=self._job,
         )
         await self._zygote.fork(encode(order))
@@ -110,11 +128,21 @@ class Workers:
         """`show_stacks`: have it write where it is to the log first, which it can if it does not hold the GIL."""
         pid = self._slots[index].pid
         log.warning("worker.kill", extra={"slot": f"{self._node}/{index}", "pid": pid, "reason": reason})
+        self._slots[index].killed = reason
         if pid is not None and show_stacks:
             _signal(pid, signal.SIGUSR1)
             asyncio.get_running_loop().call_later(_SHOW_STACKS_S, _signal, pid, signal.SIGKILL)
         elif pid is not None:
             _signal(pid, signal.SIGKILL)
+
+    def permit(self, permit: Permit) -> None:
+        """Until when, and from which generation on, all of them may vote; also those that are yet to come."""
+        self._permit = permit
+        for index, slot in self._slots.items():
+            if slot.spawned:
+                with self._pulse(index).open("r+b") as file:
+                    file.seek(heartbeat.SIZE)
+                    file.write(heartbeat.pack_permit(permit))
 
     def pids(self) -> tuple[int, ...]:
         return tuple(slot.pid for slot in self._slots.values() if slot.alive and slot.pid is not None)
@@ -122,13 +150,15 @@ class Workers:
     def silent_s(self, index: int) -> tuple[Phase, float]:
         """What the worker was doing when its heart last beat, and how long ago that was."""
         slot = self._slots[index]
-        beat = heartbeat.unpack(self._pulse(index).read_bytes())
+        beat = heartbeat.unpack(self._pulse(index).read_bytes()[: heartbeat.SIZE])
         now = time.monotonic()
         if beat != slot.last:
             slot.last, slot.last_change_s = beat, now
         return beat.phase, now - slot.last_change_s
 
     async def close(self) -> None:
+        for slot in self._slots.values():
+            slot.told = True  # of ends that are meant nobody is told
         for server in self._servers:
             server.close()
         await self._zygote.close()
@@ -145,12 +175,17 @@ class Workers:
     async def _serve(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         slot = self._slots[index]
         number = slot.spawned
+        if slot.writer is not None or not _is_ours(writer.get_extra_info("socket")):
+            log.error("worker.stranger", extra={"slot": f"{self._node}/{index}"})
+            writer.transport.abort()
+            return
         slot.writer = writer
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 (size,) = FRAME_HEAD.unpack(await reader.readexactly(FRAME_HEAD.size))
                 try:
-                    message = decode_message(_KINDS, await reader.readexactly(size))
+                    check_frame_size(size)
+                    message = decode_message(KINDS, await reader.readexactly(size))
                 except ProtocolError as error:
                     log.error("worker.protocol", extra={"slot": f"{self._node}/{index}", "error": str(error)})
                     break
@@ -173,11 +208,30 @@ class Workers:
                 self._ended(index, slot.ends.pop(pid), status)
 
     def _ended(self, index: int, number: int, status: int | None) -> None:
+        """`status` None: its socket closed, and of what it died will be known in a moment."""
         slot = self._slots[index]
-        if number != slot.spawned or not slot.alive:
+        if number != slot.spawned or slot.told:
             return
-        slot.alive = False
-        if status is None and slot.pid is not None:
-            self.kill(index, "its socket closed")  # no-op for one that died; one that only let go must not go on
-        log.warning("worker.ended", extra={"slot": f"{self._node}/{index}", "pid": slot.pid, "status": status})
-        self._on_end(index, status if status is not None else -signal.SIGKILL)
+        if status is not None:
+            slot.alive, slot.told = False, True
+            why = _explain(status, slot.killed)
+            extra = {"slot": f"{self._node}/{index}", "pid": slot.pid, "status": status, "why": why}
+            log.warning("worker.ended", extra=extra)
+            self._on_end(index, status, why)
+        elif slot.alive:
+            slot.alive = False
+            if slot.pid is not None:
+                _signal(slot.pid, signal.SIGKILL)  # no-op for one that died; one that only let go must not go on
+            loop = asyncio.get_running_loop()
+            loop.call_later(_STATUS_S, self._ended, index, number, -signal.SIGKILL)
+
+
+def _explain(status: int, killed: str) -> str:
+    """Of what a worker died. `killed`: why its agent killed it, if it did."""
+    if killed:
+        return f"killed by its agent: {killed}"
+    if status == -signal.SIGKILL:
+        return "killed by SIGKILL; if nobody did that, the kernel did for want of memory"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"

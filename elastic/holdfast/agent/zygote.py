@@ -54,11 +54,16 @@ class ZygoteProcess:
         self._reading = asyncio.create_task(self._read(reader, self._writer), name="zygote")
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            event = json.loads(line)
-            if "spawned" in event:
-                self._on_spawned(event["slot"], event["spawned"])
-            else:
-                self._on_exited(event["exited"], event["status"])
+        try:
+            while line := await reader.readline():
+                match json.loads(line):
+                    case {"spawned": int(pid), "slot": int(slot)}:
+                        self._on_spawned(slot, pid)
+                    case {"exited": int(pid), "status": int(status)}:
+                        self._on_exited(pid, status)
+                    case other:
+                        raise ValueError(f"unexpected event {repr(other)[:200]}")
+        except (ValueError, RecursionError, ConnectionError) as error:
+            log.error("zygote.malformed", extra={"node": self._node, "error": str(error)})
         log.warning("zygote.ended", extra={"node": self._node})
-        writer.close()
+        writer.close()  # ends the zygote, and its workers with it

@@ -9,13 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from holdfast.agent.program_source import MARKER
 from holdfast.errors import ProtocolError, UserError
+from holdfast.stores.address import parse_store
 from holdfast.telemetry.files import EVENTS, NODES, REPORT, RUN, RunFiles
 from holdfast.telemetry.logs import JsonFormatter
 
 _SECRET = ".secret"
+JOB = "job.json"  # the record of a submitted job
 # What a run leaves; nothing else in the folder is ever touched.
-_LEFT = (REPORT, RUN, EVENTS, NODES, _SECRET, "weights.safetensors", "optimizer.safetensors", "layers", "logs")
+_LEFT = (
+    *(REPORT, RUN, EVENTS, NODES, JOB, _SECRET, MARKER),
+    *("weights.safetensors", "optimizer.safetensors", "layers", "logs"),
+)
 _CONNECT_S = 1.0
 
 
@@ -28,17 +34,21 @@ def choose_folder(out: Path | None, name: str) -> Path:
     return stamped if not stamped.exists() else next(path for path in numbered if not path.exists())
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raises: UserError: something that would be lost, or a run that is still going, is in the way."""
+def check_free(out: Path, *, replace: bool, option: str) -> None:
+    """`option` is how the user asks to `replace` what is there.
+
+    Raises:
+        UserError: something that would be lost, or a run that is still going, is in the way.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; should be a folder, or a new name")
     held = [name for name in _LEFT if (out / name).exists()]
     if is_live(out):
         raise UserError(f"--out {out}: a run is going on there; wait for its end, or choose another folder")
-    if held and not overwrite:
+    if held and not replace:
         raise UserError(
             f"--out {out}: holds an earlier run ({', '.join(held[:3])}); choose another folder, "
-            "or replace that run with --overwrite"
+            f"or replace that run with {option}"
         )
 
 
@@ -61,7 +71,9 @@ def clear(out: Path) -> None:
 
 
 def is_live(out: Path) -> bool:
-    """Whether the run's store answers."""
+    """Whether the run's own store answers; of a submitted job, only the store it is in could tell."""
+    if is_submitted(out):
+        return False
     files = RunFiles(out)
     try:
         info = files.read_run()
@@ -69,12 +81,20 @@ def is_live(out: Path) -> bool:
         return False  # of another version; nothing of this one runs there
     if info is None or (out / REPORT).exists():
         return False
-    host, _, port = info.store.rpartition(":")
+    return any(map(_answers, parse_store(info.store).endpoints))
+
+
+def _answers(endpoint: tuple[str, int]) -> bool:
     try:
-        with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
+        with socket.create_connection(endpoint, timeout=_CONNECT_S):
             return True
-    except (OSError, ValueError):
+    except OSError:
         return False
+
+
+def is_submitted(out: Path) -> bool:
+    """Whether the folder is that of a job whose agents are started by others."""
+    return (out / MARKER).exists()
 
 
 def write_secret(out: Path, secret: str) -> None:
@@ -84,12 +104,8 @@ def write_secret(out: Path, secret: str) -> None:
         file.write(secret)
 
 
-def read_secret(out: Path) -> str:
-    """Raises: UserError: it is not there, or not for this user."""
-    try:
-        return (out / _SECRET).read_text(encoding="ascii")
-    except OSError as error:
-        raise UserError(f"{out / _SECRET}: the run's secret cannot be read: {error.strerror}") from error
+def secret_path(out: Path) -> Path:
+    return out / _SECRET
 
 
 def remove_secret(out: Path) -> None:

@@ -23,6 +23,7 @@ from holdfast.model.ids import NodeId
 from holdfast.model.records import FailureRecord, Keys, OutcomeRecord, Result, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Put, Store
+from holdfast.stores.address import join_endpoint
 from holdfast.stores.embedded import EmbeddedServer, EmbeddedStore
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ async def launch(prepared: Prepared, out: Path, listener: Listener) -> Ending:
         async with _serving(listener) as (server, store, secret):
             settings = NodesSettings(
                 job=prepared.spec.name,
-                store_address=f"{server.host}:{server.port}",
+                store_address=join_endpoint(server.host, server.port),
+                host=server.host,
                 secret=secret,
                 slots=prepared.spec.slots_per_node,
                 drain_s=prepared.spec.timeouts.drain_s,

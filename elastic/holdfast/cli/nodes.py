@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.agent.main import SECRET_VARIABLE
 from holdfast.chaos.faults import node_name
+from holdfast.cli.access import SECRET
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import DrainRecord, Keys, NodeRecord
 from holdfast.model.wire import encode
@@ -28,8 +28,9 @@ class NodesSettings:
     """What every agent of the run is started with."""
 
     job: str
-    store_address: str  # host:port
-    secret: str
+    store_address: str
+    host: str  # of every agent
+    secret: str = field(repr=False)
     slots: int
     drain_s: float  # grace of a drain that names none
     logs: Path
@@ -73,8 +74,9 @@ class LocalNodes:
         with (settings.logs / f"{node}.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "holdfast.agent.main", "--job", settings.job, "--store", settings.store_address),
-                *("--node", node, "--slots", str(settings.slots), "--parent-pid", str(os.getpid())),
+                *("-m", "holdfast.cli.main", "agent", "--job", settings.job, "--store", settings.store_address),
+                *("--node", node, "--address", settings.host, "--slots", str(settings.slots)),
+                *("--json", "--parent-pid", str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -82,10 +84,10 @@ class LocalNodes:
                 start_new_session=True,
                 env={
                     "OMP_NUM_THREADS": "1",
-                    **os.environ,
+                    **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
                     "PYTHONSAFEPATH": "1",  # what lies in the present folder shadows nothing
                     "TMPDIR": str(settings.scratch),
-                    SECRET_VARIABLE: settings.secret,
+                    SECRET: settings.secret,
                 },
             )
         self._processes[node] = process

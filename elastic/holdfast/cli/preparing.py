@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.agent.program_source import source_sha256
+from holdfast.agent.versions import versions_here
 from holdfast.chaos.faults import Fault, JoinNode, check_faults, node_name, parse_fault
 from holdfast.errors import NoPlanError, SpecError
 from holdfast.model.facts import ProgramFacts
@@ -71,6 +73,9 @@ class Prepared:
             layer_bytes=tuple(layer.state_bytes for layer in layers),
             microbatches=self.facts.microbatches,
             steps=self.spec.steps,
+            global_batch=self.global_batch,
+            versions=versions_here(),
+            source_sha256=source_sha256(self.spec.program.entry, self.base),
         )
 
 

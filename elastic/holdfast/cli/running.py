@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run_job(wish: Wish, options: Options) -> int:
     try:
         # First what takes no time to refuse.
         if options.out is not None:
-            check_free(options.out, overwrite=options.overwrite)
+            check_free(options.out, replace=options.overwrite, option="--overwrite")
         prepared = prepare(wish)
         out = choose_folder(options.out, prepared.spec.name)
         clear(out)
@@ -58,35 +59,40 @@ def run_job(wish: Wish, options: Options) -> int:
 def _run(prepared: Prepared, wish: Wish, options: Options, out: Path) -> int:
     recording = Recording(prepared, wish.spec, out)
     with contextlib.closing(recording):
-        with _screen(recording, options) as screen:
-            recording.show_on(screen)
+        with screen(recording, plain=options.plain, as_json=options.as_json) as shown:
+            recording.show_on(shown)
             ending = asyncio.run(launch(prepared, out, recording))
-        hashes, trouble = _join(prepared, ending, out)
-        report = recording.finish(ending, hashes)
-    _print_end(report, ending, out, as_json=options.as_json)
+        names = [layer.name for layer in prepared.facts.layers]
+        return finish(recording, names, ending, out, as_json=options.as_json)
+
+
+def finish(recording: Recording, layer_names: Sequence[str], ending: Ending, out: Path, *, as_json: bool) -> int:
+    """Join the weights, write the report and print it; the exit code."""
+    hashes, trouble = (None, None) if ending.outcome.result is Result.FAILED else join(out, layer_names)
+    report = recording.finish(ending, hashes)
+    _print_end(report, ending, out, as_json=as_json)
     if trouble is not None:
         print(f"holdfast: error: {trouble}", file=sys.stderr)
         return EXIT_FAILED
     return _exit_code(ending)
 
 
-def _screen(recording: Recording, options: Options) -> Screen:
+def screen(recording: Recording, *, plain: bool, as_json: bool) -> Screen:
+    """Where a run is shown."""
     console = Console()
-    if console.is_terminal and not options.plain and not options.as_json:
+    if console.is_terminal and not plain and not as_json:
         return LiveScreen(recording.view, console)
-    return PlainScreen(recording.view, sys.stderr if options.as_json else sys.stdout)
+    return PlainScreen(recording.view, sys.stderr if as_json else sys.stdout)
 
 
-def _join(prepared: Prepared, ending: Ending, out: Path) -> tuple[tuple[str, str] | None, str | None]:
+def join(out: Path, layer_names: Sequence[str]) -> tuple[tuple[str, str] | None, str | None]:
     """(hashes of the final weights and optimizer, what went wrong with them)."""
-    if ending.outcome.result is Result.FAILED:
-        return None, None
     from holdfast.worker.final import join_final  # here, because it imports torch
 
     try:
-        return join_final(out, [layer.name for layer in prepared.facts.layers]), None
+        return join_final(out, layer_names), None
     except (OSError, HoldfastError) as error:
-        log.exception("launcher.join_failed")
+        log.info("launcher.join_failed", exc_info=True)
         return None, f"the final weights in {out / 'layers'} cannot be joined: {error}"
 
 

@@ -61,7 +61,7 @@ class RunFiles:
 
     def append_events(self, events: Iterable[RunEvent]) -> None:
         """A line each: {"time_s", "kind", "text", "fields"}."""
-        lines = [json.dumps(_finite(dataclasses.asdict(event)), allow_nan=False) + "\n" for event in events]
+        lines = [event_json(event) + "\n" for event in events]
         if not lines:
             return
         if self._events is None:
@@ -117,6 +117,11 @@ class RunFiles:
         except FileNotFoundError:
             return None
         return _parse(name, kind, text)
+
+
+def event_json(event: RunEvent) -> str:
+    """One line of events.jsonl, without its end."""
+    return json.dumps(_finite(dataclasses.asdict(event)), allow_nan=False)
 
 
 def _parse(name: str, kind: type[T], text: str) -> T:

@@ -30,10 +30,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-def set_up_logging(level: int = logging.INFO, **fixed: str) -> None:
-    """Send the root logger's events to standard error; `fixed` fields (node, job) go on every line."""
+class PlainFormatter(logging.Formatter):
+    """The same for people: time, level, event, field=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = [f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD]
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = " ".join([clock, record.levelname.lower(), record.getMessage(), *fields])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def set_up_logging(level: int = logging.INFO, *, as_json: bool = True, **fixed: str) -> None:
+    """Send the root logger's events to standard error; `fixed` fields (node, job) go on every line of JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(**fixed))
+    handler.setFormatter(JsonFormatter(**fixed) if as_json else PlainFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -3,14 +3,17 @@
 The reader runs beside the training thread so that an abort reaches a worker that is blocked in a collective.
 """
 
+import logging
 import queue
 import socket
 import threading
 from collections.abc import Callable
 
+from holdfast.errors import ProtocolError
 from holdfast.model.messages import Exit, FromWorker, Start, Stop, ToWorker
-from holdfast.model.wire import FRAME_HEAD, decode_message, encode_message, frame
+from holdfast.model.wire import FRAME_HEAD, check_frame_size, decode_message, encode_message, frame
 
+log = logging.getLogger(__name__)
 _KINDS: dict[str, type[ToWorker]] = {kind.__name__: kind for kind in (Stop, Start, Exit)}
 
 
@@ -38,8 +41,13 @@ class Channel:
                 head = stream.read(FRAME_HEAD.size)
                 if len(head) < FRAME_HEAD.size:
                     break
-                message = decode_message(_KINDS, stream.read(FRAME_HEAD.unpack(head)[0]))
+                (size,) = FRAME_HEAD.unpack(head)
+                check_frame_size(size)
+                message = decode_message(_KINDS, stream.read(size))
             except OSError:
+                break
+            except ProtocolError as error:
+                log.error("agent.protocol", extra={"error": str(error)})
                 break
             self._deliver(message)
         self._deliver(Exit(reason="the agent is gone"))

@@ -10,19 +10,23 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.errors import AbortedError, CommunicationError
-from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_sockets
+from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_sockets, require_answers
+from holdfast.worker.sealed import SealedStore, introduce
 
 T = TypeVar("T")
 WORLD = "world"  # the group of all ranks of a generation
 _REGISTERED = "holdfast"
 # Only the agent decides that a wait is too long; this bounds how long a thread that was left behind lives on.
 _TIMEOUT = timedelta(minutes=30)
+# A connection whose other end is out of reach for so long counts as lost. Then agents probe.
+_SILENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +44,10 @@ class GroupSpec:
 class Comm:
     """All collectives of a generation go through here; a broken one raises CommunicationError."""
 
-    def __init__(self, backend: Backend, store_host: str, store_port: int, generation: int) -> None:
+    def __init__(self, backend: Backend, store_host: str, store_port: int, generation: int, key: bytes) -> None:
+        """`key`: the job's, for what ranks tell each other in the c10d store."""
         self._backend = backend
+        self._key = key
         self._store_address = (store_host, store_port)
         self._generation = generation
         self._lock = threading.Lock()
@@ -66,15 +72,18 @@ class Comm:
             self._groups = groups
             self._sockets = frozenset(open_sockets().values()) - before
             self._before = None
+        require_answers(self._sockets, _SILENCE_S)
 
     def _form(self, host: str, port: int, specs: Sequence[GroupSpec]) -> dict[str, ProcessGroup]:
         store = dist.TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
-        return {
-            spec.name: self._backend.create(
-                dist.PrefixStore(f"{self._generation}/{spec.name}", store), spec.rank, spec.size, _TIMEOUT
-            )
-            for spec in specs
-        }
+        return {spec.name: self._form_one(store, spec) for spec in specs}
+
+    def _form_one(self, store: dist.Store, spec: GroupSpec) -> ProcessGroup:
+        sealed = SealedStore(store, self._key, f"{self._generation}/{spec.name}")
+        group = self._backend.create(sealed, spec.rank, spec.size, _TIMEOUT)
+        if self._backend.takes_strangers:
+            introduce(partial(self._backend.exchange, group), spec.rank, spec.size, sealed)
+        return group
 
     def abort(self) -> None:
         """End what blocks, at once. Called from another thread than the one that trains; idempotent."""

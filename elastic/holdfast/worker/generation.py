@@ -7,7 +7,7 @@ a first vote, which shows that everyone is ready; then steps.
 import time
 from collections.abc import Callable
 
-from holdfast.errors import UserCodeError
+from holdfast.errors import CommunicationError, UserCodeError
 from holdfast.model.heartbeat import Phase
 from holdfast.model.messages import Committed, Finished, FromWorker, Running, Start
 from holdfast.model.plan import Plan
@@ -91,7 +91,9 @@ class GenerationRun:
             version = Version(version.step + 1, self._number)
             self._drop_leftovers()
             holdings.pending = version
+            self._require_permit()
             stop, norm, loss = runner.vote(self._stop_wanted())
+            self._require_permit()
             self._setting.pulse.beat(Phase.COMPUTE)
             commit = make_commit(version.step, loss, norm)
             try:
@@ -103,6 +105,12 @@ class GenerationRun:
             if stop:
                 return True
         return False
+
+    def _require_permit(self) -> None:
+        """Who stood still or was cut off for so long that it may have been given up does not vote, and applies no
+        vote. Raises: CommunicationError."""
+        if not self._setting.pulse.may_vote(self._number):
+            raise CommunicationError(f"generation {self._number} may have been given up: the agent has no contact")
 
     def _drop_leftovers(self) -> None:
         """Once a step is computed every rank has its layers for sure: free what this one held for others.

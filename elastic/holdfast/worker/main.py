@@ -11,15 +11,18 @@ import threading
 import traceback
 import uuid
 from datetime import timedelta
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from holdfast.errors import CommunicationError, HoldfastError
+from holdfast.errors import CommunicationError, HoldfastError, ProgramError
+from holdfast.model.facts import ProgramFacts
 from holdfast.model.heartbeat import Phase
 from holdfast.model.ids import WorkerId
 from holdfast.model.messages import Broken, Exit, Failed, Parked, Ready, Start, Stop, WorkerOrder
+from holdfast.model.records import JobRecord
 from holdfast.program import load_program
 from holdfast.spec import JobSpec
 from holdfast.worker.channel import Channel
@@ -77,7 +80,7 @@ class Worker:
         """One generation; False if the worker must not go on."""
         number = message.start.generation
         host, port = _store_address(message)
-        comm = Comm(backend, host, port, number)
+        comm = Comm(backend, host, port, number, bytes.fromhex(self._order.key))
         failed = False
 
         def work() -> None:
@@ -139,10 +142,9 @@ class Worker:
         device = choose_device(spec.device, order.slot.index, repeatable=spec.reduction == "canonical")
         program = load_program(spec.program.entry, dict(spec.program.params), Path(order.job.base))
         facts = inspect(program)
+        check_same_program(order.job, facts)
         torch.zeros(1, device=device)  # a device that does not work shows it now, not in a generation
-        store = dist.TCPStore(
-            order.host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=spec.timeouts.start_s)
-        )
+        store = serve_store(order.host, spec.timeouts.start_s)
         setting = Setting(
             slot=order.slot,
             worker=self._id,
@@ -161,6 +163,43 @@ class Worker:
         log.error("worker.failed", extra={"step": step, "where": where, "traceback": text})
         where = str(error).splitlines()[0] if isinstance(error, HoldfastError) else where
         self._channel.send(Failed(step=step, where=where, traceback=text))
+
+
+def serve_store(host: str, timeout_s: float) -> dist.TCPStore:
+    """A c10d store on a free port of `host` alone; by itself, torch listens at every address of the machine."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.bind(address)
+        listener.listen(socket.SOMAXCONN)
+        port = listener.getsockname()[1]
+        return dist.TCPStore(
+            host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=timeout_s),
+            master_listen_fd=listener.fileno(),
+        )
+    finally:
+        listener.detach()  # the store's from now on
+
+
+def check_same_program(job: JobRecord, facts: ProgramFacts) -> None:
+    """Raises: ProgramError: what was loaded here is not what the job was submitted with."""
+    here = [(layer.name, layer.state_bytes) for layer in facts.layers]
+    there = list(zip(job.layer_names, job.layer_bytes, strict=True))
+    if here == there and facts.microbatches == job.microbatches:
+        return
+    differing = next((pair for pair in zip_longest(here, there) if pair[0] != pair[1]), None)
+    if differing is not None:
+        what = f"layer {differing[0]} where the job has {differing[1]} (name, bytes)"
+    else:
+        what = f"{facts.microbatches} microbatches where the job has {job.microbatches}"
+    raise ProgramError(
+        f"program.entry: the Program on this machine is not the one the job was submitted with: it has {what}; "
+        "bring the code on all machines to the same version"
+    )
 
 
 def _store_address(message: Start) -> tuple[str, int]:

@@ -25,6 +25,8 @@ _NCCL: Any = getattr(dist, "ProcessGroupNCCL", None)
 class Backend(Protocol):
     """Makes process groups; used from the thread that forms groups and from the one that aborts."""
 
+    takes_strangers: bool  # whoever connects in time becomes a rank
+
     def create(self, store: dist.Store, rank: int, size: int, timeout: timedelta) -> ProcessGroup:
         """Form one group; blocks until every rank of it has called. The timeout is of each operation, too."""
         ...
@@ -40,6 +42,8 @@ class Backend(Protocol):
 
 class GlooBackend:
     """CPU tensors over TCP."""
+
+    takes_strangers = True
 
     def __init__(self, host: str) -> None:
         self._device = _GLOO.create_device(hostname=host, lazy_init=False)
@@ -63,7 +67,9 @@ class GlooBackend:
 
 
 class NcclBackend:
-    """CUDA tensors; one communicator a group, aborted by NCCL itself."""
+    """CUDA tensors; one communicator a group, aborted by NCCL itself. Only who read its id in the store can connect."""
+
+    takes_strangers = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -111,6 +117,28 @@ def open_sockets() -> dict[int, int]:
         if target.startswith("socket:["):
             found[int(name)] = int(target[8:-1])
     return found
+
+
+def require_answers(sockets: frozenset[int], within_s: float) -> None:
+    """Have the kernel break connections among `sockets` (inodes) whose other end answers nothing for so long, whether
+    or not anything is sent: a cut network tells nobody. For a process that computes its kernel answers.
+    """
+    options = (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(within_s / 3))),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(within_s / 3))),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(within_s * 1000)),
+    )
+    for fd, inode in open_sockets().items():
+        if inode not in sockets:
+            continue
+        try:
+            with socket.socket(fileno=os.dup(fd)) as duplicate:
+                if duplicate.family in (socket.AF_INET, socket.AF_INET6):
+                    for option in options:
+                        duplicate.setsockopt(*option)
+        except OSError:
+            continue  # closed since it was listed
 
 
 def _shut_down_if_connected(fd: int) -> None:

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import faulthandler
 import json
+import logging
 import os
 import selectors
 import signal
@@ -21,11 +22,13 @@ import torch
 import torch._dynamo  # noqa: F401  imported here once, so that no fork has to: it takes most of a second
 import torch.distributed.pipelining  # noqa: F401
 
+from holdfast.errors import ProtocolError
 from holdfast.model.messages import WorkerOrder
-from holdfast.model.wire import decode
+from holdfast.model.wire import FRAME_BYTES_MAX, decode
 from holdfast.telemetry.logs import set_up_logging
 from holdfast.worker.main import Worker
 
+log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,8 +63,19 @@ class Zygote:
                     if not received:
                         return
                     *orders, self._unread = (self._unread + received).split(b"\n")
+                    if len(self._unread) > FRAME_BYTES_MAX:
+                        log.error("zygote.malformed", extra={"error": "an order without end"})
+                        return
                     for order in orders:
-                        self._fork(decode(WorkerOrder, order))
+                        self._obey(order)
+
+    def _obey(self, line: bytes) -> None:
+        try:
+            order = decode(WorkerOrder, line)
+        except ProtocolError as error:
+            log.error("zygote.malformed", extra={"error": str(error)[:200]})
+            return
+        self._fork(order)
 
     def _fork(self, order: WorkerOrder) -> None:
         pid = os.fork()

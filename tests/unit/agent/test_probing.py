@@ -6,21 +6,31 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.agent.contact import ContactPoint, hold_contact
-from holdfast.agent.http import HttpPort
+from holdfast.agent.credentials import Credentials
+from holdfast.agent.http import HttpPort, Listening
+from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.model.ids import NodeId
 
+SECRET = b"0123456789abcdef"
 
-def port_of(incarnation: str, on_lost: Callable[[NodeId], None] = lambda _: None) -> HttpPort:
-    contact = ContactPoint(on_lost)
-    return HttpPort("127.0.0.1", lambda: {"incarnation": incarnation, "workers": ["w1"]}, dict, contact)
+
+def peers(secret: bytes = SECRET) -> Peers:
+    return Peers(Credentials(secret, "job"))
+
+
+def port_of(incarnation: str, on_lost: Callable[[NodeId], None] = lambda _: None, secret: bytes = SECRET) -> HttpPort:
+    def alive() -> dict[str, object]:
+        return {"incarnation": incarnation, "workers": ["w1"]}
+
+    return HttpPort(Listening(host="127.0.0.1"), peers(secret), alive, dict, ContactPoint(on_lost))
 
 
 async def test_an_agent_that_answers_is_alive_and_names_its_workers() -> None:
     port = port_of("i1")
     await port.open()
     try:
-        assert await probe("127.0.0.1", port.port, "i1", 5.0) == (Verdict.ALIVE, ("w1",))
+        assert await probe(peers(), "127.0.0.1", port.port, "i1", 5.0) == (Verdict.ALIVE, ("w1",))
     finally:
         await port.close()
 
@@ -30,14 +40,53 @@ async def test_an_agent_whose_port_refuses_is_dead() -> None:
     await port.open()
     number = port.port
     await port.close()
-    assert (await probe("127.0.0.1", number, "i1", 5.0))[0] is Verdict.REFUSED
+    assert (await probe(peers(), "127.0.0.1", number, "i1", 5.0))[0] is Verdict.REFUSED
 
 
 async def test_a_later_incarnation_at_the_same_port_shows_that_the_former_is_dead() -> None:
     port = port_of("i2")
     await port.open()
     try:
-        assert (await probe("127.0.0.1", port.port, "i1", 5.0))[0] is Verdict.REFUSED
+        assert (await probe(peers(), "127.0.0.1", port.port, "i1", 5.0))[0] is Verdict.REFUSED
+    finally:
+        await port.close()
+
+
+async def test_an_impostor_at_an_agents_address_neither_shows_it_alive_nor_dead() -> None:
+    for incarnation in ("i1", "i2"):
+        port = port_of(incarnation, secret=b"another secret, of someone")
+        await port.open()
+        try:
+            assert (await probe(peers(), "127.0.0.1", port.port, "i1", 5.0))[0] is Verdict.SILENT
+        finally:
+            await port.close()
+
+
+async def test_what_an_agent_answered_once_is_no_answer_to_a_later_probe() -> None:
+    """A stranger at the agent's address repeats an answer that it overheard."""
+    port = port_of("i1")
+    await port.open()
+    overheard: list[bytes] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if not overheard:
+            there, back = await asyncio.open_connection("127.0.0.1", port.port)
+            back.write(request)
+            overheard.append(await there.read(4096))
+            back.close()
+            await back.wait_closed()
+        writer.write(overheard[0])
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    between = await asyncio.start_server(forward, "127.0.0.1", 0)
+    try:
+        async with between:
+            number = between.sockets[0].getsockname()[1]
+            assert (await probe(peers(), "127.0.0.1", number, "i1", 5.0))[0] is Verdict.ALIVE
+            assert (await probe(peers(), "127.0.0.1", number, "i1", 5.0))[0] is Verdict.SILENT
     finally:
         await port.close()
 
@@ -54,7 +103,7 @@ async def test_silence_is_no_verdict() -> None:
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with server:
         number = server.sockets[0].getsockname()[1]
-        assert (await probe("127.0.0.1", number, "i1", 0.2))[0] is Verdict.SILENT
+        assert (await probe(peers(), "127.0.0.1", number, "i1", 0.2))[0] is Verdict.SILENT
         await asyncio.wait_for(closed.wait(), 5)
 
 
@@ -62,12 +111,12 @@ async def test_both_ends_of_a_contact_hear_when_the_other_is_gone() -> None:
     lost: asyncio.Queue[NodeId] = asyncio.Queue()
     port = port_of("i1", lost.put_nowait)
     await port.open()
-    held = asyncio.create_task(hold_contact("127.0.0.1", port.port, NodeId("node-7")))
+    held = asyncio.create_task(hold_contact(peers(), "127.0.0.1", port.port, NodeId("node-7"), 5))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(held), 0.2)  # it lasts while both live
     held.cancel()
     assert await asyncio.wait_for(lost.get(), 5) == "node-7"
-    other = asyncio.create_task(hold_contact("127.0.0.1", port.port, NodeId("node-8")))
+    other = asyncio.create_task(hold_contact(peers(), "127.0.0.1", port.port, NodeId("node-8"), 5))
     await asyncio.wait({other}, timeout=0.2)
     await port.close()
     await asyncio.wait_for(other, 5)

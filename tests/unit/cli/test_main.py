@@ -20,7 +20,7 @@ def test_help_names_the_commands_and_the_exit_codes(holdfast: Holdfast) -> None:
     code, output, _ = holdfast("--help")
 
     assert code == 0
-    for word in ("run", "validate", "status", "drain", "Exit codes", "130"):
+    for word in ("run", "validate", "submit", "agent", "status", "drain", "stop", "events", "Exit codes", "130"):
         assert word in output
 
 
@@ -139,7 +139,7 @@ def test_run_refuses_an_out_that_is_a_file(holdfast: Holdfast, spec: Path) -> No
     assert "is a file; should be a folder" in error
 
 
-@pytest.mark.parametrize("command", [["status"], ["drain"]])
+@pytest.mark.parametrize("command", [["status"], ["drain"], ["stop"], ["events"]])
 def test_a_folder_without_a_run_is_refused(holdfast: Holdfast, tmp_path: Path, command: list[str]) -> None:
     code, _, error = holdfast(*command, tmp_path, *(["node-1"] if command == ["drain"] else []))
 

@@ -1,0 +1,81 @@
+"""The file that a Program is in, found without running it: machines of one job must have the same.
+
+It is a first check that needs no torch; a worker then compares the layers (`worker.main`).
+"""
+
+import hashlib
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from holdfast.agent.versions import check_versions
+from holdfast.errors import ProgramError, UserError
+from holdfast.model.records import JobRecord
+from holdfast.spec import JobSpec
+
+MARKER = ".job-id"
+
+
+def source_sha256(entry: str, base: Path) -> str:
+    """Of the file that `entry` names, looked for as `load_program` does; "" for a module that is no file.
+
+    Raises:
+        ProgramError: it is not there.
+    """
+    where, _, _ = entry.rpartition(":")
+    path = base / where if where.endswith(".py") else _module_file(entry, where, base)
+    if path is None:
+        return ""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProgramError(f"program.entry: {entry!r}: {path} cannot be read: {error.strerror}") from error
+
+
+def check_machine(record: JobRecord) -> None:
+    """What a job needs of this machine: its packages, its Program and, where several machines take part, its folder.
+
+    Raises:
+        UserError: something is missing or differs.
+        VersionError: a package is of another version.
+    """
+    check_versions(record.versions)
+    spec = JobSpec.model_validate(record.spec)
+    entry, base = spec.program.entry, Path(record.base)
+    found = source_sha256(entry, base)
+    if record.source_sha256 and found != record.source_sha256:
+        raise ProgramError(
+            f"program.entry: {entry!r} in {base} is not the file the job was submitted with (sha256 {found[:12]}, "
+            f"should be {record.source_sha256[:12]}); bring the code on all machines to the same version"
+        )
+    if record.id:
+        check_out(record)
+
+
+def check_out(record: JobRecord) -> None:
+    """Raises: UserError: the job's folder as this machine sees it is not the one it was submitted with."""
+    marker = marker_path(Path(record.out))
+    remedy = "mount the folder that `holdfast submit --out` was given on every machine; elsewhere mounted, give --out"
+    try:
+        found = marker.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {record.out}: {marker.name} cannot be read here ({error}); {remedy}") from error
+    if found != record.id:
+        raise UserError(f"--out {record.out}: holds another job here; {remedy}")
+
+
+def marker_path(out: Path) -> Path:
+    """Says which submission a folder belongs to."""
+    return out / MARKER
+
+
+def _module_file(entry: str, name: str, base: Path) -> Path | None:
+    """Found part by part, since the import system would run the packages above it."""
+    search: list[str] | None = None
+    for number, part in enumerate(name.split(".")):
+        found = PathFinder.find_spec(part, [str(base)]) if number == 0 else None
+        found = found or PathFinder.find_spec(part, search)
+        if found is None:
+            raise ProgramError(f"program.entry: {entry!r}: {name!r} is neither installed nor in {base}")
+        search = list(found.submodule_search_locations or [])
+    origin = found.origin if found is not None else None
+    return Path(origin) if origin is not None and origin.endswith(".py") else None

@@ -1,0 +1,160 @@
+"""`holdfast agent` and `holdfast store`: what runs on a machine of its own."""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.agent.agent import node_id
+from holdfast.agent.credentials import Credentials
+from holdfast.agent.http import Listening
+from holdfast.agent.main import AgentOptions, run_agent
+from holdfast.agent.tls import TlsFiles
+from holdfast.cli.access import read_access, read_secret
+from holdfast.errors import UserError
+from holdfast.stores.address import join_endpoint, parse_store
+from holdfast.stores.embedded import EmbeddedServer
+from holdfast.telemetry.logs import set_up_logging
+
+log = logging.getLogger(__name__)
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_JOB = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentArguments:
+    """As the command line has them."""
+
+    job: str
+    store: str
+    node: str
+    address: str
+    listen: str | None = None
+    domain: str | None = None
+    slots: int | None = None
+    base: Path | None = None
+    out: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    open_metrics: bool = False
+    as_json: bool = False
+    parent_pid: int | None = None
+
+
+def serve_agent(arguments: AgentArguments) -> None:
+    """Until the node has left or the job is over. Raises: UserError: wrong input, or another agent has the name."""
+    secret = read_secret()
+    host, port = parse_address("--address", arguments.address)
+    if _is_wildcard(host):
+        raise UserError(f"--address {host}: peers cannot reach that; give this machine's address, and --listen {host}")
+    listen = arguments.listen or host
+    if ":" in listen and not _is_address(listen):
+        raise UserError(f"--listen {listen!r}: should be a host or address; the port goes with --address")
+    try:
+        node = node_id(arguments.node)
+    except ValueError as error:
+        raise UserError(f"--node: {error}") from error
+    options = AgentOptions(
+        job=check_job(arguments.job),
+        address=parse_store(arguments.store),
+        access=read_access(secret),
+        node=node,
+        host=host,
+        listening=Listening(host=listen, port=port, open_metrics=arguments.open_metrics),
+        domain=arguments.domain or node,
+        secret=secret,
+        slots=arguments.slots,
+        tls=_tls(arguments),
+        base=arguments.base,
+        out=arguments.out,
+        parent_pid=arguments.parent_pid,
+    )
+    set_up_logging(as_json=arguments.as_json, job=options.job, node=node)
+    run_agent(options)
+
+
+def serve_store(address: str, *, as_json: bool) -> None:
+    """An embedded store in this process's memory, until SIGTERM or Ctrl-C. Raises: UserError: it cannot be bound."""
+    host, port = parse_address("--address", address)
+    set_up_logging(as_json=as_json)
+    asyncio.run(_serve_store(host, port, read_secret(), as_json=as_json))
+
+
+async def _serve_store(host: str, port: int, secret: bytes, *, as_json: bool) -> None:
+    server = EmbeddedServer(host=host, port=port, secret=secret)
+    try:
+        await server.start()
+    except OSError as error:
+        raise UserError(f"--address {host}: port {port} cannot be bound: {error}") from error
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    where = f"embedded://{join_endpoint(server.host, server.port)}"
+    print(json.dumps({"store": where, "pid": os.getpid()}) if as_json else f"--store {where}", flush=True)
+    try:
+        await ended.wait()
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.close(), 5)
+
+
+def print_read_token(job: str) -> None:
+    """The bearer token that opens /status and /metrics of the job's agents, and nothing else."""
+    print(Credentials(read_secret(), check_job(job)).read_token)
+
+
+def check_job(name: str) -> str:
+    """Raises: UserError: no job can have that name."""
+    if not _JOB.fullmatch(name):
+        raise UserError(f"--job {name!r}: should be the name in the job's spec: a-z, 0-9 and '-', at most 63")
+    return name
+
+
+def parse_address(option: str, text: str) -> tuple[str, int]:
+    """HOST, HOST:PORT, an IPv6 address, or [IPV6]:PORT; port 0 where none is given.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if _is_address(text):
+        return text, 0
+    if text.endswith("]"):
+        host, colon, port = text, "", ""
+    else:
+        before, colon, after = text.rpartition(":")
+        host, port = (before, after) if colon else (text, "")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_host = _is_address(bare) if bare != host else bool(_HOST.fullmatch(host))
+    is_port = not colon or (port.isascii() and port.isdigit() and int(port) <= 65535)
+    if not is_host or not is_port:
+        raise UserError(f"{option} {text!r}: should be HOST or HOST:PORT, an IPv6 address with a port as [::1]:4711")
+    return bare, int(port) if colon else 0
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_wildcard(host: str) -> bool:
+    return _is_address(host) and ipaddress.ip_address(host).is_unspecified
+
+
+def _tls(arguments: AgentArguments) -> TlsFiles | None:
+    files = {"--tls-cert": arguments.tls_cert, "--tls-key": arguments.tls_key, "--tls-ca": arguments.tls_ca}
+    missing = [option for option, path in files.items() if path is None]
+    if len(missing) == len(files):
+        return None
+    if arguments.tls_cert is None or arguments.tls_key is None or arguments.tls_ca is None:
+        raise UserError(f"{missing[0]}: missing; TLS between agents needs {', '.join(files)}")
+    return TlsFiles(certificate=arguments.tls_cert, key=arguments.tls_key, authority=arguments.tls_ca)

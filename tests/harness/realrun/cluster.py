@@ -1,0 +1,127 @@
+"""A cluster on this machine for tests: a store, agents that were started by hand, and the commands about their job."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+_GIVE_UP_S = 120.0
+
+
+class Cluster:
+    """Everything is started with the same secret, from its file."""
+
+    def __init__(self, folder: Path, store: str, environment: Mapping[str, str]) -> None:
+        self.folder, self.store = folder, store
+        self.environment = dict(environment)
+        self.agents: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def secret(self) -> bytes:
+        return Path(self.environment["HOLDFAST_SECRET_FILE"]).read_bytes()
+
+    def command(self, *arguments: str, code: int | None = 0, timeout_s: float = _GIVE_UP_S) -> str:
+        """What `holdfast` prints, errors too where one is expected."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "holdfast.cli.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert code is None or ended.returncode == code, (arguments, ended.returncode, ended.stdout, ended.stderr)
+        return ended.stdout if ended.returncode == 0 else ended.stdout + ended.stderr
+
+    def submit(self, spec: Path, out: Path, *arguments: str) -> dict[str, Any]:
+        told = self.command("submit", str(spec), "--store", self.store, "--out", str(out), "--json", *arguments)
+        submitted: dict[str, Any] = json.loads(told)
+        return submitted
+
+    def about(self, command: str, *arguments: str, job: str = "toy") -> Any:
+        """A command about the job, its answer parsed."""
+        return json.loads(self.command(command, *arguments, "--job", job, "--store", self.store, "--json"))
+
+    def start(self, node: str, *arguments: str, job: str = "toy") -> "subprocess.Popen[bytes]":
+        """An agent in a process group of its own, which logs to a file."""
+        command = [sys.executable, "-m", "holdfast.cli.main", "agent", "--job", job, "--store", self.store, "--json"]
+        command += ["--node", node, *arguments]
+        if "--address" not in arguments:
+            command += ["--address", "127.0.0.1"]
+        number = len(self.agents)
+        with self.log(f"{node}.{number}").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.agents[f"{node}.{number}"] = process
+        return process
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def wait_for(self, condition: Callable[[], object], what: str, timeout_s: float = 90.0) -> None:
+        """Poll, for that is what one can do about another process; the deadline bounds it."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline_s, f"not {what} within {timeout_s} s\n{self.logs()}"
+            time.sleep(0.1)
+
+    def wait_logged(self, name: str, event: str, timeout_s: float = 60.0) -> None:
+        text = f'"event": "{event}"'
+        self.wait_for(lambda: text in self.log(name).read_text(), f"logged {event} by {name}", timeout_s)
+
+    def kill(self) -> None:
+        """All agents with all their workers."""
+        for process in self.agents.values():
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for process in self.agents.values():
+            process.wait()
+
+
+@contextmanager
+def cluster(folder: Path, store: str | None = None) -> Iterator[Cluster]:
+    """With a store of its own unless an address is given; everything is gone at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    secret = folder / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(32))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "HOLDFAST_SECRET_FILE": str(secret)}
+    with ExitStack() as held:
+        made = Cluster(folder, store or held.enter_context(_served(folder, environment)), environment)
+        try:
+            yield made
+        finally:
+            made.kill()
+
+
+@contextmanager
+def _served(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """The address of an embedded store in a process of its own."""
+    command = [sys.executable, "-m", "holdfast.cli.main", "store", "--json"]
+    with (folder / "store.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log)
+    assert server.stdout is not None
+    with server:
+        try:
+            yield json.loads(server.stdout.readline())["store"]
+        finally:
+            server.kill()
