@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check bench clean
+.PHONY: help setup demo test test-quick simulate check bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -26,6 +26,9 @@ test: setup ## run the whole test suite
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)
+
+simulate: setup ## play SEEDS=1000 faulty schedules of the control plane on a virtual clock
+	$(BIN)/python -m holdfast.simulator --seeds $(or $(SEEDS),1000)
 
 check: setup ## lint, format, types, layer contracts
 	$(BIN)/ruff check .

@@ -6,8 +6,9 @@ copy, which the checkers see to be true. Scenarios that lose at most one node at
 
 import pytest
 
-from harness.clockwork.choosing import InTurn
-from harness.clockwork.faults import (
+from holdfast.model.records import Result
+from holdfast.simulator.choosing import InTurn
+from holdfast.simulator.faults import (
     Fault,
     drain,
     drain_leader,
@@ -21,9 +22,8 @@ from harness.clockwork.faults import (
     skip_time,
     stop,
 )
-from harness.clockwork.scenario import Scenario, play
-from harness.clockwork.world import Dials
-from holdfast.model.records import Result
+from holdfast.simulator.scenario import Scenario, play
+from holdfast.simulator.world import Dials
 
 SCENARIOS = {
     "a loss": Scenario(nodes="abc", steps=3, faults=(kill("c").at(step=1),)),

@@ -4,9 +4,11 @@ from collections import Counter
 
 import pytest
 
-from harness.clockwork.choosing import InTurn
-from harness.clockwork.drawing import draw
-from harness.clockwork.faults import (
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.records import Action, Cause, OutcomeRecord, Result, StopMode
+from holdfast.simulator.choosing import InTurn
+from holdfast.simulator.drawing import draw
+from holdfast.simulator.faults import (
     Fault,
     drain,
     drain_leader,
@@ -22,12 +24,10 @@ from harness.clockwork.faults import (
     stop,
     user_code_fails,
 )
-from harness.clockwork.scenario import Scenario, begin, play
-from harness.clockwork.wires import ViolationError
-from harness.clockwork.worker import Phase
-from harness.clockwork.world import World
-from holdfast.model.ids import NodeId, SlotId
-from holdfast.model.records import Action, Cause, OutcomeRecord, Result, StopMode
+from holdfast.simulator.scenario import Scenario, begin, play
+from holdfast.simulator.surroundings import Phase
+from holdfast.simulator.wires import ViolationError
+from holdfast.simulator.world import World
 
 SEEDS = range(6)
 
@@ -85,7 +85,7 @@ def test_two_nodes_lost_at_once_cost_no_committed_step(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("fault", [drain("b"), drain_leader(), join("d")], ids=lambda fault: fault.sentence)
 def test_a_planned_change_redoes_nothing(fault: Fault, seed: int) -> None:
-    world = play(Scenario(nodes="abc", steps=20, faults=(fault.at(step=1),)), seed)
+    world = play(Scenario(nodes="abc", steps=60, faults=(fault.at(step=1),)), seed)
 
     assert ended(world).result is Result.COMPLETED
     assert len(world.checkers.generations) == 2

@@ -88,8 +88,8 @@ def modules_in(package: str) -> list[str]:
     assert (path / "__init__.py").is_file(), f"{package} is neither a module nor a package of {RUNTIME.parent}"
     below = (found.relative_to(ROOT / "elastic").with_suffix("") for found in sources(path))
     names = {".".join(found.parts).removesuffix(".__init__") for found in below if found.name != "__main__"}
-    absent = {name for name, extra in NEEDS_EXTRA.items() if importlib.util.find_spec(extra) is None}
-    return sorted(names - absent)
+    absent = [name for name, extra in NEEDS_EXTRA.items() if importlib.util.find_spec(extra) is None]
+    return sorted(name for name in names if not any(f"{name}.".startswith(f"{needy}.") for needy in absent))
 
 
 def rooms_placed() -> set[str]:

@@ -3,9 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from harness.clockwork.weights import State, applied, loss_of
-from harness.clockwork.wires import ViolationError
 from holdfast.model.records import Commit, Version
+from holdfast.simulator.weights import State, applied, loss_of
+from holdfast.simulator.wires import ViolationError
 
 _COMMITS_KEPT = 16
 

@@ -7,14 +7,20 @@ decides, by letting it go on or break.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.clockwork.weights import State, digest_of
 from holdfast.model.ids import SlotId
 from holdfast.model.plan import Plan, Span
 from holdfast.model.records import StartRecord
+from holdfast.simulator.weights import State, digest_of
 
 
 class ViolationError(AssertionError):
     """A promise was broken."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises: ViolationError."""
+    if not holds:
+        raise ViolationError(message)
 
 
 @dataclass(frozen=True, slots=True)

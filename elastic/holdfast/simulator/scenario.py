@@ -1,13 +1,16 @@
 """A scenario: a job, its nodes and what happens to them. Runs to the end under one chooser, checkers watching."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from harness.clockwork.choosing import Chooser, Seeded
-from harness.clockwork.faults import Fault
-from harness.clockwork.wires import ViolationError
-from harness.clockwork.world import Dials, World
 from holdfast.control.job import Job
 from holdfast.model.records import OutcomeRecord, Result
+from holdfast.simulator.choosing import Chooser, Seeded
+from holdfast.simulator.faults import Fault
+from holdfast.simulator.network import Weather
+from holdfast.simulator.patience import at_rest, is_stuck
+from holdfast.simulator.wires import ViolationError
+from holdfast.simulator.world import Dials, World
 
 _REPLACEMENTS_MAX = 8
 _ACTIONS_MAX = 30_000
@@ -28,7 +31,10 @@ class Scenario:
     nodes_max: int | None = None
     desired: int | None = None  # all that are there at first, if None
     deaths_per_step: int = 3
+    orphan_s: float = 60.0
+    node_losses: int = 5
     dials: Dials = field(default_factory=Dials)
+    weather: Weather = field(default_factory=Weather)
     faults: tuple[Fault, ...] = ()
     fails: bool = False  # rightly, and not for want of a copy
 
@@ -62,11 +68,14 @@ class Scenario:
             abort_s=5.0,
             probe_s=0.5,
             worker_deaths_per_step=self.deaths_per_step,
+            orphan_s=self.orphan_s,
+            node_losses=self.node_losses,
         )
 
     def __str__(self) -> str:
         faults = "; ".join(fault.sentence for fault in self.faults) or "nothing happens"
-        return f"nodes {self.nodes} x {self.slots} slots, {self.steps} steps: {faults}"
+        outside = f", {self.weather}" if self.weather != Weather() else ""
+        return f"nodes {self.nodes} x {self.slots} slots, {self.steps} steps{outside}: {faults}"
 
 
 @dataclass(slots=True)
@@ -80,39 +89,49 @@ class Run:
 
     def finish(self) -> OutcomeRecord:
         """To the end. Raises: ViolationError: a checker objects, or there is no end."""
-        while not self.world.is_over:
+        world = self.world
+        while not world.is_over:
             self._strike()
-            if not self.world.step() and not self._replace():
-                raise ViolationError("nothing can happen any more, and the job has not ended")
-            if len(self.world.transcript) > _ACTIONS_MAX:
+            if not world.act():
+                at_rest(world)
+                if not self.waiting and is_stuck(world, self._lacks_nodes()):
+                    raise ViolationError("nothing has gone on for too long, though nothing is wrong any more")
+                if not world.skip() and not self._replace():
+                    raise ViolationError("nothing can happen any more, and the job has not ended")
+            if len(world.transcript) > _ACTIONS_MAX:
                 raise ViolationError(f"the job has not ended after {_ACTIONS_MAX} actions")
-        assert self.world.outcome is not None
-        return self.world.outcome
+        assert world.outcome is not None
+        return world.outcome
 
     def _strike(self) -> None:
         for fault in [fault for fault in self.waiting if fault.due(self.world)]:
             self.waiting.remove(fault)
-            self.world.transcript.append((self.world.now_s, "fault", fault.sentence))
-            fault.strike(self.world)
+            self._now(fault.sentence, fault.strike)
 
-    def _replace(self) -> bool:
-        """A fresh node where too few are left to train on, and the job so rightly waits."""
+    def _now(self, sentence: str, strike: Callable[[World], object]) -> None:
+        self.world.disturb(sentence, lambda: strike(self.world))
+
+    def _lacks_nodes(self) -> bool:
+        """Too few are left to train on, and the job rightly waits."""
         world = self.world
         able = [agent for agent in world.agents.values() if agent.active and agent.member.drain is None]
         terms = [agent.term for agent in world.agents.values() if agent.term is not None and not agent.dead]
         holding = any(term.coordinator is not None and term.coordinator.view.is_holding for term in terms)
-        enough = len(able) >= self.scenario.nodes_min and not (holding and self.scenario.memory is not None)
-        if enough or self.replacements >= _REPLACEMENTS_MAX:
+        return len(able) < self.scenario.nodes_min or (holding and self.scenario.memory is not None)
+
+    def _replace(self) -> bool:
+        """A fresh node, where that is what is missing."""
+        if not self._lacks_nodes() or self.replacements >= _REPLACEMENTS_MAX:
             return False
         self.replacements += 1
         name = f"r{self.replacements}"
-        world.transcript.append((world.now_s, "world", f"{name} comes in"))
-        world.add_agent(name, self.scenario.slots)
+        self._now(f"{name} comes in", lambda world: world.add_agent(name, self.scenario.slots))
         return True
 
 
-def begin(scenario: Scenario, chooser: Chooser) -> Run:
-    world = World(scenario.job, chooser, scenario.dials)
+def begin(scenario: Scenario, chooser: Chooser, seed: int = 0) -> Run:
+    """`seed`: of the weather."""
+    world = World(scenario.job, chooser, scenario.dials, scenario.weather, seed)
     for node in scenario.nodes:
         world.add_agent(node, scenario.slots)
     return Run(scenario, world, list(scenario.faults))
@@ -125,7 +144,7 @@ def play(scenario: Scenario, seed: int = 0, chooser: Chooser | None = None) -> W
         ViolationError: with seed, scenario and the end of the transcript; also for an end that is neither completed,
             nor what the scenario expects, nor failed for want of a copy (the checkers see that this is true).
     """
-    run = begin(scenario, chooser or Seeded(seed))
+    run = begin(scenario, chooser or Seeded(seed), seed)
     try:
         outcome = run.finish()
         wanted = outcome.result in scenario.ends or "last copy" in outcome.reason

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-_TRIES = 8
+_SLOW_LANES, _SLOW_LANE_TAKEN = 0.15, 0.1
+_STRIDES = (211, 223, 227, 229, 233, 239, 241, 251)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,18 +33,27 @@ class Seeded:
         self._slow: dict[str, bool] = {}
 
     def choose(self, lanes: Sequence[Lane]) -> Lane | None:
+        """Walks through all lanes from a random one in strides of a random prime, which meets each once."""
         count, draw = len(lanes), self._random.random
-        for _ in range(_TRIES if lanes else 0):
-            lane = lanes[int(draw() * count)]
-            if (not self._is_slow(lane) or draw() < 0.1) and lane.ready():
-                return lane
-        ready = [lane for lane in lanes if lane.ready()]
-        return ready[int(draw() * len(ready))] if ready else None
+        if not count:
+            return None
+        at, stride = int(draw() * count), _STRIDES[int(draw() * len(_STRIDES))]
+        if not count % stride:
+            stride = 1
+        postponed: Lane | None = None
+        for _ in range(count):
+            lane = lanes[at]
+            if lane.ready():
+                if not self._is_slow(lane) or draw() < _SLOW_LANE_TAKEN:
+                    return lane
+                postponed = postponed or lane
+            at = (at + stride) % count
+        return postponed
 
     def _is_slow(self, lane: Lane) -> bool:
         slow = self._slow.get(lane.name)
         if slow is None:
-            slow = self._slow[lane.name] = self._random.random() < 0.15
+            slow = self._slow[lane.name] = self._random.random() < _SLOW_LANES
         return slow
 
 

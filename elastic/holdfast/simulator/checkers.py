@@ -1,13 +1,8 @@
 """What must hold after every action. Each checker looks at what really is, not at what anybody reported."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.clockwork.decoding import decoded
-from harness.clockwork.held import show
-from harness.clockwork.weights import Reference, State
-from harness.clockwork.wires import ViolationError, Wires
-from harness.clockwork.worker import Worker
 from holdfast.control.coordinator import Coordinator
 from holdfast.model.commands import Command, ReleaseDrain, WriteOutcome, WriteStart
 from holdfast.model.ids import NodeId, SlotId
@@ -24,9 +19,14 @@ from holdfast.model.records import (
     Version,
 )
 from holdfast.ports.store import WatchEvent
+from holdfast.simulator.decoding import decoded
+from holdfast.simulator.held import show
+from holdfast.simulator.weights import Reference, State
+from holdfast.simulator.wires import Wires, require
+from holdfast.simulator.worker import Worker
 
 if TYPE_CHECKING:
-    from harness.clockwork.world import World
+    from holdfast.simulator.world import World
 
 
 class Checkers:
@@ -40,6 +40,7 @@ class Checkers:
         self.told: dict[int, float] = {}  # loss by step, as the store tells it
         self.newest_voting = 0
         self.newest_step = 0
+        self.advanced_s = 0.0  # when that grew, or final weights were written
         self.final: dict[int, State] = {}
         self.released: set[NodeId] = set()
         self.redone_steps = 0
@@ -69,25 +70,32 @@ class Checkers:
                 self._outcome_written(decoded(OutcomeRecord, value))
 
     def _generation_written(self, record: GenerationRecord) -> None:
+        if self.generations and record == self.generations[-1]:
+            return  # written again, since the answer was lost
         expected = self.generations[-1].number + 1 if self.generations else 1
         require(record.number == expected, f"generation {record.number} follows {expected - 1}")
         self.generations.append(record)
 
     def _start_written(self, start: StartRecord) -> None:
         number = start.generation
+        if self.starts.get(number) == start:
+            return
         require(number not in self.starts, f"generation {number} has a second start")
         require(number == self.generations[-1].number, f"start {number} comes after a newer generation")
         require(self._is_history(start.version), f"start {number} takes up {show(start.version)}, which was given up")
         self.starts[number] = start
         self.redone_steps += start.redone_steps
 
-    def _best_version(self, workers: Iterable[Worker], coordinator: Coordinator) -> Version | None:
-        """The newest version of the history that all layers are found at, by what the workers really hold and by the
-        commits that the coordinator was told of."""
-        told = {Version(commit.step, generation) for generation, commit in coordinator.view.told.items()}
+    def _told_to(self, coordinator: Coordinator) -> frozenset[Version]:
+        """Commits that the coordinator knows of."""
+        return frozenset(Version(commit.step, generation) for generation, commit in coordinator.view.told.items())
+
+    def _best_version(self, workers: Iterable[Worker], known: Collection[Version]) -> Version | None:
+        """The newest version of the history that all layers are found at, by what the workers really hold. `known`:
+        versions that were committed; who has only voted for such a one can roll forward to it."""
         held = [worker.held for worker in workers if worker.held.layers and worker.held.version is not None]
         versions = {h.version for h in held if h.version is not None}
-        versions |= {h.pending for h in held if h.pending is not None and h.pending in told}
+        versions |= {h.pending for h in held if h.pending is not None and h.pending in known}
         for version in sorted((v for v in versions if self._is_history(v)), reverse=True):
             found: set[int] = set()
             for h in held:
@@ -142,6 +150,8 @@ class Checkers:
         for newer in self.generations[number:]:
             shared = running & {ref.worker for ref in newer.members}
             require(not shared, f"{number} votes beside {self.newest_voting}, with {sorted(shared)} in {newer.number}")
+        alone = all(self._world.is_orphan(worker) for worker in running)
+        require(alone, f"{number} votes beside {self.newest_voting}, and none of its voters is dead")
         self.votes_out_of_reach += 1
 
     def _slots_of(self, number: int) -> Sequence[SlotId]:
@@ -152,7 +162,8 @@ class Checkers:
         """Called for every rank, also where it rolls forward."""
         version = worker.held.version
         assert version is not None
-        self.newest_step = max(self.newest_step, version.step)
+        if version.step > self.newest_step:
+            self.newest_step, self.advanced_s = version.step, self._world.now_s
         known = self.commits.setdefault(version, commit.loss)
         require(known == commit.loss, f"{show(version)} was committed with two losses")
         if not self._world.dials.salted:
@@ -169,6 +180,7 @@ class Checkers:
         if not self._world.dials.salted:
             require(state == self._reference.states[-1][layer] or self._stopped(), f"final layer {layer} is wrong")
         self.final[layer] = state
+        self.advanced_s = self._world.now_s
 
     def _stopped(self) -> bool:
         return self._world.keyspace.get(self._world.keys.one("stop")) is not None
@@ -191,33 +203,36 @@ class Checkers:
     def _starting(self, start: StartRecord, coordinator: Coordinator) -> None:
         """From no older step than what members hold."""
         members = [w for ref in coordinator.view.members if (w := self._world.worker(ref.worker)) is not None]
-        best = self._best_version(members, coordinator)
+        best = self._best_version(members, self._told_to(coordinator))
         require(
             best is None or start.version.step >= best.step,
             f"start {start.generation} is at {show(start.version)}, but members hold {show(best)}",
         )
 
     def _releasing(self, node: NodeId, coordinator: Coordinator) -> None:
-        """What is at the newest start or beyond lies elsewhere as well, with workers not known to be gone."""
-        newest = self.starts[max(self.starts)].version if self.starts else Version(0, 0)
-        if newest.step == 0 or self._world.outcome is not None:
+        """What is at the newest start or beyond lies elsewhere as well, with workers not known to be gone; so does
+        the newest step that all layers are found at."""
+        if self._world.outcome is not None:
             return
-        taken = {
-            layer
-            for worker in self._world.workers()
-            if worker.slot.node == node and _is_at(worker, newest)
-            for layer in worker.held.layers
-        }
         kept = [self._world.process(ref.worker) for ref in coordinator.view.live if ref.slot.node != node]
+        own = [worker for worker in self._world.workers() if worker.slot.node == node]
+        with_it, without = (self._best_version(some, self.commits) for some in (kept + own, kept))
+        harmless = with_it is None or with_it.step == 0 or (without is not None and without.step >= with_it.step)
+        require(harmless, f"{node} is released with the only copy of some layers at {show(with_it)}")
+        newest = self.starts[max(self.starts)].version if self.starts else Version(0, 0)
+        if newest.step == 0:
+            return
+        taken = {layer for worker in own if _is_at(worker, newest) for layer in worker.held.layers}
         missing = taken - {layer for worker in kept if _is_at(worker, newest) for layer in worker.held.layers}
-        require(not missing, f"{node} is released with the only copy of layers {sorted(missing)}")
+        require(not missing, f"{node} is released with the only copy of some layers: {sorted(missing)}")
 
     def _gone(self, record: OutcomeRecord, coordinator: Coordinator) -> None:
         """A job fails for want of a copy only where there really is none, on any node that is known."""
-        live = list(self._world.workers())
-        found = self._best_version((w for w in live if w.slot.node in coordinator.view.nodes), coordinator)
+        live = [worker for worker in self._world.workers() if not self._world.is_orphan(worker.worker)]
+        told = self._told_to(coordinator)
+        found = self._best_version((w for w in live if w.slot.node in coordinator.view.nodes), told)
         require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
-        if self._best_version(live, coordinator) is not None:
+        if self._best_version(live, told) is not None:
             self.copies_out_of_reach += 1
 
     # For tests.
@@ -234,8 +249,3 @@ def _is_at(worker: Worker, version: Version) -> bool:
     """There, beyond, or one commit that is known before it."""
     held = worker.held
     return any(v is not None and v.step >= version.step for v in (held.version, held.pending))
-
-
-def require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ViolationError(message)

@@ -3,20 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.clockwork.agent import Agent
-from harness.clockwork.world import World
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import DrainRecord, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Delete, Put
+from holdfast.simulator.agent import Agent
+from holdfast.simulator.world import World
 
 Condition = Callable[[World], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens, and when."""
+    """What happens, and when. `kind`: the name of the function that makes such faults."""
 
+    kind: str
     sentence: str
     strike: Callable[[World], object]
     due: Condition = lambda world: True
@@ -54,7 +55,7 @@ def kill(node: str) -> Fault:
         if (agent := _agent(world, node)) is not None:
             agent.kill(workers_too=True)
 
-    return Fault(f"kill {node}", strike)
+    return Fault("kill", f"kill {node}", strike)
 
 
 def kill_agent(node: str) -> Fault:
@@ -64,7 +65,7 @@ def kill_agent(node: str) -> Fault:
         if (agent := _agent(world, node)) is not None:
             agent.kill(workers_too=False)
 
-    return Fault(f"kill the agent of {node}", strike)
+    return Fault("kill_agent", f"kill the agent of {node}", strike)
 
 
 def kill_worker(node: str, index: int = 0) -> Fault:
@@ -72,7 +73,7 @@ def kill_worker(node: str, index: int = 0) -> Fault:
         if (agent := _agent(world, node)) is not None and (worker := agent.workers.get(index)) is not None:
             worker.die()
 
-    return Fault(f"kill worker {node}/{index}", strike)
+    return Fault("kill_worker", f"kill worker {node}/{index}", strike)
 
 
 def hang_worker(node: str, index: int = 0, *, waiting: bool = False) -> Fault:
@@ -81,9 +82,9 @@ def hang_worker(node: str, index: int = 0, *, waiting: bool = False) -> Fault:
     def strike(world: World) -> None:
         agent = _agent(world, node)
         if agent is not None and (worker := agent.workers.get(index)) is not None and worker.alive:
-            world.hang(worker, waiting=waiting)
+            worker.hang(waiting=waiting)
 
-    return Fault(f"hang worker {node}/{index}{' in communication' if waiting else ''}", strike)
+    return Fault("hang_worker", f"hang worker {node}/{index}{' in communication' if waiting else ''}", strike)
 
 
 def freeze_agent(node: str, for_s: float = 10.0) -> Fault:
@@ -93,7 +94,7 @@ def freeze_agent(node: str, for_s: float = 10.0) -> Fault:
         if (agent := _agent(world, node)) is not None:
             agent.freeze(for_s, workers_too=False)
 
-    return Fault(f"freeze the agent of {node} for {for_s} s", strike)
+    return Fault("freeze_agent", f"freeze the agent of {node} for {for_s} s", strike)
 
 
 def freeze(node: str, for_s: float = 10.0) -> Fault:
@@ -101,16 +102,17 @@ def freeze(node: str, for_s: float = 10.0) -> Fault:
         if (agent := _agent(world, node)) is not None:
             agent.freeze(for_s, workers_too=True)
 
-    return Fault(f"freeze {node} for {for_s} s", strike)
+    return Fault("freeze", f"freeze {node} for {for_s} s", strike)
 
 
 def drain(node: str, grace_s: float = 30.0) -> Fault:
     def strike(world: World) -> None:
         key = world.keys.drain(NodeId(node))
         if _agent(world, node) is not None and world.keyspace.get(key) is None:
-            world.write([Put(key=key, value=encode(DrainRecord(node=NodeId(node), grace_s=grace_s, reason="test")))])
+            record = DrainRecord(node=NodeId(node), grace_s=grace_s, reason="test")
+            world.store.transact([], [Put(key=key, value=encode(record))])
 
-    return Fault(f"drain {node} within {grace_s} s", strike)
+    return Fault("drain", f"drain {node} within {grace_s} s", strike)
 
 
 def drain_leader(grace_s: float = 30.0) -> Fault:
@@ -118,7 +120,7 @@ def drain_leader(grace_s: float = 30.0) -> Fault:
         if (leader := leading(world)) is not None:
             drain(leader.node, grace_s).strike(world)
 
-    return Fault(f"drain the coordinator's node within {grace_s} s", strike)
+    return Fault("drain_leader", f"drain the coordinator's node within {grace_s} s", strike)
 
 
 def kill_leader() -> Fault:
@@ -126,16 +128,16 @@ def kill_leader() -> Fault:
         if (leader := leading(world)) is not None:
             leader.kill(workers_too=True)
 
-    return Fault("kill the coordinator's node", strike)
+    return Fault("kill_leader", "kill the coordinator's node", strike)
 
 
 def drop_leader() -> Fault:
     """The leader key goes, nothing else: the old term finds out by itself, a new one reads the store."""
 
     def strike(world: World) -> None:
-        world.transact([], [Delete(key=world.keys.one("leader"))])
+        world.store.transact([], [Delete(key=world.keys.one("leader"))])
 
-    return Fault("drop the coordinator", strike)
+    return Fault("drop_leader", "drop the coordinator", strike)
 
 
 def join(node: str, slots: int = 1) -> Fault:
@@ -143,26 +145,26 @@ def join(node: str, slots: int = 1) -> Fault:
         if node not in world.agents or world.agents[NodeId(node)].dead:
             world.add_agent(node, slots)
 
-    return Fault(f"join {node}", strike)
+    return Fault("join", f"join {node}", strike)
 
 
 def stop() -> Fault:
     def strike(world: World) -> None:
-        world.transact([], [Put(key=world.keys.one("stop"), value=encode(StopRecord(reason="enough")))])
+        world.store.transact([], [Put(key=world.keys.one("stop"), value=encode(StopRecord(reason="enough")))])
 
-    return Fault("stop", strike)
+    return Fault("stop", "stop", strike)
 
 
 def user_code_fails(node: str, index: int = 0, *, step: int) -> Fault:
     def strike(world: World) -> None:
         world.user_failures.add((SlotId(NodeId(node), index), step))
 
-    return Fault(f"user code fails on {node}/{index} in step {step}", strike)
+    return Fault("user_code_fails", f"user code fails on {node}/{index} in step {step}", strike)
 
 
 def skip_time() -> Fault:
     """Everything is slow: the next deadline comes before anything else that could happen."""
-    return Fault("time flies", lambda world: world.skip())
+    return Fault("skip_time", "time flies", lambda world: world.skip())
 
 
 def leading(world: World) -> Agent | None:

@@ -5,12 +5,8 @@ public `can_*` says whether its action is possible now; the scheduler picks.
 """
 
 from collections import deque
-from enum import StrEnum
-from typing import Protocol
+from collections.abc import Iterator
 
-from harness.clockwork.held import Held, show
-from harness.clockwork.weights import State, initial, loss_of
-from harness.clockwork.wires import Contribution, ViolationError, Wires
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
@@ -28,49 +24,16 @@ from holdfast.model.messages import (
 )
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
+from holdfast.simulator.held import Held, show
+from holdfast.simulator.surroundings import Phase, Surroundings
+from holdfast.simulator.telling import describe
+from holdfast.simulator.weights import initial, loss_of
+from holdfast.simulator.wires import Contribution, ViolationError, Wires
 
 _FIRST_VOTE = -1
-
-
-class Phase(StrEnum):
-    WARMING = "warming"
-    IDLE = "idle"
-    FORMING = "forming"
-    MOVING = "moving"
-    AGREEING = "agreeing"
-    COMPUTING = "computing"
-    REDUCING = "reducing"
-    VOTING = "voting"
-    FAILED = "failed"
-    DEAD = "dead"
-
-
+# The watchdog of a real agent finds a worker that hangs, or waits for others for too long; here after this long.
+HANG_S = 120.0
 _WAITING_FOR_PEERS = (Phase.MOVING, Phase.AGREEING, Phase.REDUCING, Phase.VOTING)
-
-
-class Surroundings(Protocol):
-    """What a worker needs of the world: everyone else's side of the wires, the checkers, a few dials."""
-
-    now_s: float
-    forming_breaks: bool
-    rough_closings: int
-
-    @property
-    def steps(self) -> int: ...
-
-    def wires(self, message: Start) -> Wires: ...
-
-    def is_served(self, message: Start, slot: SlotId) -> bool: ...
-
-    def voted(self, wires: Wires) -> None: ...
-
-    def committed(self, worker: "Worker", commit: Commit) -> None: ...
-
-    def finished(self, layer: int, state: State) -> None: ...
-
-    def user_code_fails(self, slot: SlotId, step: int) -> bool: ...
-
-    def dies(self, slot: SlotId, phase: Phase, step: int) -> bool: ...
 
 
 class Worker:
@@ -80,7 +43,7 @@ class Worker:
         self._world, self.ref = world, ref
         self.phase = Phase.WARMING
         self.held = Held()
-        self.hung = False
+        self.hung = self.seems_to_wait = False
         self.frozen = False
         self.to_worker: deque[ToWorker] = deque()
         self.to_agent: deque[FromWorker | None] = deque()
@@ -90,6 +53,8 @@ class Worker:
         self._wires: Wires | None = None
         self._aborted = False
         self._step = 0
+        self._moved_s = world.now_s  # when its training thread last did anything
+        self._barked = -1  # the newest generation, of its agent, in which its watchdog did
 
     @property
     def slot(self) -> SlotId:
@@ -117,6 +82,21 @@ class Worker:
             self.phase = Phase.DEAD
             self.to_worker.clear()
             self.to_agent.append(None)
+
+    # Its watchdog, which is its agent's.
+
+    def hang(self, *, waiting: bool) -> None:
+        self.hung, self.seems_to_wait, self._moved_s = True, waiting, self._world.now_s
+
+    def barks_at_s(self, generation: int) -> float | None:
+        """When it has been silent for too long; None while it is idle, and once that was said in `generation`."""
+        blocked = self.phase is Phase.FORMING or self.phase in _WAITING_FOR_PEERS
+        if self.phase is Phase.DEAD or not (self.hung or blocked) or self._barked >= generation:
+            return None
+        return self._moved_s + HANG_S
+
+    def barked(self, generation: int) -> None:
+        self._barked = generation
 
     # The reader's thread.
 
@@ -147,22 +127,26 @@ class Worker:
                 return bool(self._inbox)
             case Phase.FORMING:
                 wires = self._its_wires
-                return self._companions(wires) <= wires.arrived and self._is_served()
+                companions = self._companions(wires)
+                linked = all(self._world.joins(self.slot, peer) for peer in companions)
+                return companions <= wires.arrived and linked and self._is_served()
             case Phase.MOVING:
                 wires = self._its_wires
-                return all((t.layer, t.target) in wires.sent for t in wires.start.transfers if t.target == self.slot)
+                mine = [t for t in wires.start.transfers if t.target == self.slot]
+                return all((t.layer, t.target) in wires.sent and self._world.hears(self.slot, t.source) for t in mine)
             case Phase.AGREEING:
-                return self._all_voted(_FIRST_VOTE)
+                return self._all_voted(_FIRST_VOTE) and self._hears_all()
             case Phase.REDUCING:
-                return len(self._its_wires.given.get(self._step, ())) == len(self._its_wires.ranks)
+                given = self._its_wires.given.get(self._step, ())
+                return len(given) == len(self._its_wires.ranks) and self._hears_all()
             case Phase.VOTING:
-                return self._all_voted(self._step)
+                return self._all_voted(self._step) and self._hears_all()
             case _:
                 return False
 
     def train(self) -> str:
         """One action of the training thread."""
-        before = self.phase
+        before, self._moved_s = self.phase, self._world.now_s
         if self._world.dies(self.slot, before, self._step):
             self.die()
             return f"dies of itself while {before}"
@@ -190,16 +174,35 @@ class Worker:
             return False
         if self._aborted:
             return True
-        if not self._wires.lost and not self._world.rough_closings:
+        return self._hears_of_loss(self._wires) or any(self._world.now_s >= at_s for at_s in self.resets())
+
+    def _hears_of_loss(self, wires: Wires) -> bool:
+        if not wires.lost and not self._world.rough_closings:
             return False
         if self.phase is Phase.FORMING:
-            return self._world.forming_breaks and bool(self._companions(self._wires) & self._wires.lost)
-        return self.phase in _WAITING_FOR_PEERS and bool(self._peers(self._wires) & self._gone(self._wires))
+            gone = self._companions(wires) & wires.lost if self._world.forming_breaks else frozenset[SlotId]()
+        elif self.phase in _WAITING_FOR_PEERS:
+            gone = self._peers(wires) & self._gone(wires)
+        else:
+            return False
+        return any(self._world.hears(self.slot, peer) for peer in gone)
+
+    def resets(self) -> Iterator[float]:
+        """When connections to peers that it waits for are reset, because the network was cut."""
+        if self._wires is not None and self.phase in _WAITING_FOR_PEERS:
+            for peer in self._peers(self._wires):
+                at_s = self._world.breaks_at_s(self.slot, peer)
+                if at_s is not None:
+                    yield at_s
+
+    def _hears_all(self) -> bool:
+        return all(self._world.hears(self.slot, peer) for peer in self._its_wires.ranks)
 
     def break_off(self) -> str:
         """Communication raised."""
         number, phase, wires = self.generation, self.phase, self._its_wires
-        if not self._aborted and not self._companions(wires) & wires.lost:
+        reset = any(self._world.now_s >= at_s for at_s in self.resets())
+        if not self._aborted and not reset and not self._companions(wires) & wires.lost:
             self._world.rough_closings -= 1
         self._close(lost=True)
         self.phase = Phase.IDLE
@@ -246,6 +249,7 @@ class Worker:
             return f"skips generation {number}, which is over"
         self._message, self._wires = message, self._world.wires(message)
         self._aborted = False
+        self._moved_s = self._world.now_s
         rolled = self.held.settle(message.start.version, message.start.roll_forward)
         if rolled:
             assert message.start.roll_forward is not None
@@ -311,10 +315,23 @@ class Worker:
         self.held.layers = {layer: state for layer, state in self.held.layers.items() if layer in mine}
         self.held.digest = self._its_wires.digest(self._step)
         self.held.pending = Version(self._step + 1, self.generation)
-        self._vote(self._step)
+        if not self._may_vote():
+            return
         self.phase = Phase.VOTING
+        self._vote(self._step)
+
+    def _may_vote(self) -> bool:
+        """As GenerationRun._require_permit."""
+        permitted = self._world.may_vote(self.worker, self.generation)
+        if not permitted:
+            self.to_agent.append(Broken(generation=self.generation, detail="may not vote any more"))
+            self._close(lost=True)
+            self.phase = Phase.IDLE
+        return permitted
 
     def _tally(self) -> None:
+        if not self._may_vote():
+            return
         stop = self._its_wires.stop_wanted(self._step)
         version = Version(self._step + 1, self.generation)
         commit = Commit(step=version.step, loss=loss_of(self.held.digest), grad_norm=None, time_s=self._world.now_s)
@@ -348,7 +365,7 @@ class Worker:
 
     def _vote(self, step: int) -> None:
         self._its_wires.votes.setdefault(step, {})[self.slot] = self._newest_stop > self.generation
-        if self._all_voted(step):
+        if step != _FIRST_VOTE and self._all_voted(step):  # the first one commits nothing
             self._world.voted(self._its_wires)
 
     def _say_running(self, initialised: int) -> None:
@@ -372,17 +389,3 @@ class Worker:
             in_flight=held.in_flight,
             commits=tuple(held.commits),
         )
-
-
-def describe(message: ToWorker | FromWorker) -> str:
-    match message:
-        case Stop(generation=generation, abort=abort):
-            return f"Stop({generation}{', abort' if abort else ''})"
-        case Start(start=start):
-            return f"Start({start.generation}, {start.action}, {show(start.version)})"
-        case Committed(commit=commit):
-            return f"Committed({message.generation}, step {commit.step})"
-        case Parked() | Running() | Broken() | Finished():
-            return f"{type(message).__name__}({message.generation})"
-        case _:
-            return type(message).__name__

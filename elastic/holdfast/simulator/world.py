@@ -4,25 +4,26 @@ Time moves a little with every action, and jumps to the next deadline when nothi
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from harness.clockwork.agent import Agent
-from harness.clockwork.checkers import Checkers
-from harness.clockwork.choosing import Chooser, Lane
-from harness.clockwork.weights import Reference, State
-from harness.clockwork.wires import ViolationError, Wires
-from harness.clockwork.worker import Phase, Worker
 from holdfast.control.job import Job
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.messages import Start
 from holdfast.model.records import Commit, Keys, NodeRecord, OutcomeRecord
-from holdfast.ports.store import Compare, Operation
+from holdfast.simulator.agent import Agent
+from holdfast.simulator.checkers import Checkers
+from holdfast.simulator.choosing import Chooser, Lane
+from holdfast.simulator.coverage import Coverage
+from holdfast.simulator.network import Network, Weather
+from holdfast.simulator.storeside import StoreSide
+from holdfast.simulator.surroundings import Phase
+from holdfast.simulator.weights import Reference, State
+from holdfast.simulator.wires import ViolationError, Wires
+from holdfast.simulator.worker import Worker
 from holdfast.stores.keyspace import Keyspace
 
 _TICK_S = 0.001
-# The watchdog of a real agent finds a worker that hangs; here after this long.
-_HANG_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,12 @@ class Dials:
 
 
 @dataclass(slots=True)
-class Watchdog:
-    """Of a worker that hangs."""
+class Later:
+    """What is to happen by itself at a time: a cut that heals, a node that comes back."""
 
-    worker: Worker
-    barks_at_s: float
+    at_s: float
+    sentence: str
+    happen: Callable[[], object]
 
 
 @dataclass(slots=True)
@@ -50,8 +52,9 @@ class World:
     job: Job
     chooser: Chooser
     dials: Dials = field(default_factory=Dials)
+    weather: Weather = field(default_factory=Weather)
+    seed: int = 0
     lease_ttl_s: float = 3.0
-    keyspace: Keyspace = field(default_factory=Keyspace)
     keys: Keys = field(default_factory=lambda: Keys(job="job"))
     now_s: float = 0.0
     agents: dict[NodeId, Agent] = field(default_factory=dict)
@@ -59,30 +62,54 @@ class World:
     outcome: OutcomeRecord | None = None
     user_failures: set[tuple[SlotId, int]] = field(default_factory=set)
     deaths: Counter[tuple[SlotId, Phase, int]] = field(default_factory=Counter)  # that a phase of a step still brings
+    coverage: Coverage = field(default_factory=Coverage)
+    disturbed_s: float = 0.0  # when something last came from outside: a fault, its end, a node that came in
     forming_breaks: bool = field(init=False)
     rough_closings: int = field(init=False)
+    network: Network = field(init=False)
+    store: StoreSide = field(init=False)
     checkers: Checkers = field(init=False)
+    _store_rate: float = field(init=False)
     _lanes: list[Lane] = field(default_factory=list)
     _all_agents: list[Agent] = field(default_factory=list)  # also those whose name another has by now
+    _agenda: list[Later] = field(default_factory=list)
     _wires: dict[int, Wires] = field(default_factory=dict)
     _workers: dict[WorkerId, Worker] = field(default_factory=dict)
-    _watchdogs: list[Watchdog] = field(default_factory=list)
+    _owners: dict[WorkerId, Agent] = field(default_factory=dict)
     _lives: int = 0
 
     def __post_init__(self) -> None:
         self.forming_breaks, self.rough_closings = self.dials.forming_breaks, self.dials.rough_closings
         self.checkers = Checkers(self, Reference(self.job.layer_count, self.job.blocks, self.job.steps))
+        self.network = Network(self.weather, self.seed)
+        self.store = StoreSide(self.network, self.checkers.written)
+        self._store_rate = self.network.clock().rate
+        self._lanes.append(Lane("agenda", self._is_due, self._happen))
+
+    @property
+    def keyspace(self) -> Keyspace:
+        return self.store.keyspace
+
+    @property
+    def lease_lasts_s(self) -> float:
+        """A lease's time to live, by the store's clock, in the world's time."""
+        return self.lease_ttl_s / self._store_rate
+
+    def since_renewal_s(self) -> float:
+        """How long ago who falls silent now has renewed its lease, which it does three times in its life."""
+        return self.network.random.random() * self.lease_ttl_s / 3 if self.weather.delay_s else 0.0
 
     # Running.
 
-    def step(self) -> bool:
-        """One action, or one jump of time. False when nothing can ever happen again."""
+    def act(self) -> bool:
+        """One action. False when nothing can happen before time passes."""
         lane = self.chooser.choose(self._lanes)
         if lane is None:
-            return self.skip()
+            return False
         self.now_s += _TICK_S
         self.transcript.append((self.now_s, lane.name, "..."))
-        self.transcript[-1] = (self.now_s, lane.name, lane.run())
+        at = len(self.transcript) - 1
+        self.transcript[at] = (self.now_s, lane.name, lane.run())
         self._tidy()
         return True
 
@@ -101,19 +128,15 @@ class World:
 
     def _deadlines(self) -> Iterator[float]:
         for agent in self._all_agents:
-            for at_s in (agent.expires_at_s, agent.thaws_at_s):
-                if at_s is not None:
-                    yield at_s
-            if agent.active:
-                term = agent.term
-                for at_s in (
-                    agent.member.wake_at_s if not agent.left else None,
-                    agent.retries_at_s,
-                    *((term.wakes_at_s, term.probes_until_s) if term is not None else ()),
-                ):
-                    if at_s is not None:
-                        yield at_s
-        yield from (dog.barks_at_s for dog in self._watchdogs if dog.worker.alive)
+            yield from (at_s for at_s in agent.deadlines() if at_s is not None)
+        yield from (at_s for worker in self.workers() if (at_s := self._barks_at_s(worker)) is not None)
+        yield from (later.at_s for later in self._agenda)
+        if not self.network.is_whole:
+            yield from self._resets()
+
+    def _resets(self) -> Iterator[float]:
+        for worker in self.workers():
+            yield from worker.resets()
 
     def _tidy(self) -> None:
         """Forget the lanes of what is gone for good."""
@@ -123,7 +146,9 @@ class World:
     # Who is there.
 
     def add_agent(self, name: str, slots: int) -> Agent:
+        """A new agent, on a machine that is up."""
         node = NodeId(name)
+        self.network.light(name)
         self._lives += 1
         agent = self.agents[node] = Agent(self, node, slots, life=self._lives)
         self._all_agents.append(agent)
@@ -137,27 +162,22 @@ class World:
             ("wake", agent.can_wake, agent.wake),
             ("lead", agent.can_lead, agent.lead),
             ("campaign", agent.can_campaign, agent.campaign),
-            ("probe-leader", agent.can_probe_leader, agent.probe_leader),
+            ("probe-leader", agent.standby.can_probe_leader, agent.standby.probe_leader),
             ("renew", agent.can_renew, agent.renew),
             ("lease", agent.can_expire, agent.expire),
             ("thaw", agent.can_thaw, agent.thaw),
             ("leave", agent.can_leave, agent.leave),
+            ("probe", agent.can_probe, agent.probe),
+            ("probe-peers", agent.standby.can_probe, agent.standby.probe),
+            ("lapse", agent.standby.can_lapse, agent.standby.lapse),
         ):
             self._lanes.append(Lane(f"{name} {what}", ready, run, over))
-
-        def can_probe() -> bool:
-            return agent.active and agent.term is not None and agent.term.can_probe()
-
-        def probe() -> str:
-            assert agent.term is not None
-            return agent.term.probe()
-
-        self._lanes.append(Lane(f"{name} probe", can_probe, probe, over))
         return agent
 
     def add_worker(self, agent: Agent, worker: Worker) -> Worker:
         name = str(worker.slot)
         self._workers[worker.worker] = worker
+        self._owners[worker.worker] = agent
 
         def over() -> bool:
             return not worker.alive and (agent.dead or not worker.to_agent)
@@ -167,7 +187,8 @@ class World:
             ("train", worker.can_train, worker.train),
             ("break", worker.can_break, worker.break_off),
             ("hear", lambda: agent.can_hear(worker), lambda: agent.hear(worker)),
-            ("orphan", lambda: agent.dead and worker.alive and not worker.frozen, lambda: _end(worker)),
+            ("orphan", lambda: agent.dead and worker.alive, lambda: _end(worker)),
+            ("watchdog", lambda: self._is_overdue(agent, worker), lambda: self._bark(agent, worker)),
         ):
             self._lanes.append(Lane(f"{name} {what}", ready, run, over))
         return worker
@@ -184,48 +205,71 @@ class World:
         """Also one that is dead."""
         return self._workers[name]
 
-    def is_refused(self, record: NodeRecord) -> bool:
+    def is_refused(self, by: NodeId, record: NodeRecord) -> bool:
         """Whether a probe of that agent is refused, or answered by another incarnation."""
+        if not self.network.joins(by, record.node):
+            return False
         agent = self.agents.get(record.node)
         if agent is None or agent.dead:
             return True
-        return not agent.frozen and agent.member.identity.incarnation != record.incarnation
+        another = agent.member.identity.incarnation != record.incarnation
+        workers = {ref.worker for ref in agent.member.live_workers}
+        return not agent.frozen and another and workers.isdisjoint(ref.worker for ref in record.workers)
 
-    def alive_at(self, record: NodeRecord) -> tuple[WorkerId, ...] | None:
+    def is_orphan(self, worker: WorkerId) -> bool:
+        """Whether its agent is dead; the kernel ends it in a moment."""
+        return self._owners[worker].dead
+
+    def may_vote(self, worker: WorkerId, generation: int) -> bool:
+        """What worker.pulse reads: its agent's permit."""
+        return self._owners[worker].standby.permits(generation)
+
+    def alive_at(self, by: NodeId, record: NodeRecord) -> tuple[WorkerId, ...] | None:
         """What the agent answers; None while it is silent."""
-        agent = self.agents[record.node]
-        return None if agent.frozen else tuple(ref.worker for ref in agent.member.live_workers)
+        agent = self.agents.get(record.node)
+        if agent is None or not agent.active or not self.network.joins(by, record.node):
+            return None
+        return tuple(ref.worker for ref in agent.member.live_workers)
 
     def contact_broken(self, gone: Agent) -> None:
         """Its connections to other agents are closed."""
         if self.dials.contacts:
             for agent in self.agents.values():
-                if agent is not gone and not agent.dead:
+                if agent is not gone and not agent.dead and self.network.is_open(gone.node, agent.node):
                     agent.contact_lost(gone.node)
 
-    # The store.
+    # What comes from outside.
 
-    def transact(self, compares: Sequence[Compare], then: Sequence[Operation]) -> bool:
-        before = self.keyspace.revision
-        succeeded = self.keyspace.transact(compares, then).succeeded
-        self._written(before)
-        return succeeded
+    def later(self, delay_s: float, sentence: str, happen: Callable[[], object]) -> None:
+        self._agenda.append(Later(self.now_s + delay_s, sentence, happen))
 
-    def write(self, operations: Sequence[Operation]) -> None:
-        self.transact([], operations)
+    def disturb(self, sentence: str, strike: Callable[[], object]) -> None:
+        """A fault, or the end of one. Leases follow: who can renew by now, who cannot any more."""
+        self.disturbed_s = self.now_s
+        self.transcript.append((self.now_s, "fault", sentence))
+        strike()
+        for agent in self._all_agents:
+            agent.fall_silent()
 
-    def revoke(self, lease: int) -> None:
-        before = self.keyspace.revision
-        self.keyspace.revoke(lease)
-        self._written(before)
+    @property
+    def is_calm(self) -> bool:
+        """Nothing of what was done to it is still in force."""
+        return not self._agenda and not any(agent.frozen for agent in self.agents.values())
 
-    def is_leased(self, lease: int) -> bool:
-        return lease in self.keyspace._leases
+    def store_returns(self) -> None:
+        """After it was away every lease has its full time again (etcd's Promote)."""
+        for agent in self._all_agents:
+            if agent.silent_since_s is not None:
+                agent.silent_since_s = self.now_s
 
-    def _written(self, before: int) -> None:
-        for changes in self.keyspace.history(self.keys.prefix, before + 1):
-            for change in changes:
-                self.checkers.written(change)
+    def _is_due(self) -> bool:
+        return any(self.now_s >= later.at_s for later in self._agenda)
+
+    def _happen(self) -> str:
+        later = min(self._agenda, key=lambda later: later.at_s)
+        self._agenda.remove(later)
+        self.disturb(later.sentence, later.happen)
+        return "as announced"
 
     # What workers need of it.
 
@@ -247,7 +291,19 @@ class World:
         """Whether the process that serves the generation's c10d store lives."""
         plan, transfers = message.start.plan, message.start.transfers
         host = plan.slots[0] if plan is not None else transfers[0].source
-        return any(ref.slot == host and self.worker(ref.worker) for ref in message.generation.members)
+        there = any(ref.slot == host and self.worker(ref.worker) for ref in message.generation.members)
+        return there and self.network.joins(host.node, slot.node)
+
+    def hears(self, slot: SlotId, other: SlotId) -> bool:
+        """Whether what `other` sent reaches `slot`."""
+        return self.network.is_whole or self.network.is_open(other.node, slot.node)
+
+    def joins(self, slot: SlotId, other: SlotId) -> bool:
+        return self.network.is_whole or self.network.joins(other.node, slot.node)
+
+    def breaks_at_s(self, slot: SlotId, other: SlotId) -> float | None:
+        """When a connection between them is reset; None while it holds or just hangs."""
+        return None if self.network.is_whole else self.network.breaks_at_s(slot.node, other.node)
 
     def voted(self, wires: Wires) -> None:
         self.checkers.voted(wires)
@@ -268,25 +324,19 @@ class World:
         self.deaths[key] -= 1
         return True
 
-    def hang(self, worker: Worker, *, waiting: bool) -> None:
-        """`waiting`: it seems to wait for others, so that its agent will not kill it for that."""
-        worker.hung = True
-        dog = Watchdog(worker, self.now_s + _HANG_S)
-        self._watchdogs.append(dog)
-        agent = self.agents[worker.slot.node]
-        self._lanes.append(
-            Lane(
-                f"{worker.slot} watchdog",
-                lambda: dog in self._watchdogs and worker.alive and agent.active and self.now_s >= dog.barks_at_s,
-                lambda: self._bark(dog, agent, waiting=waiting),
-            )
-        )
+    def _barks_at_s(self, worker: Worker) -> float | None:
+        return worker.barks_at_s(self._owners[worker.worker].generation)
 
-    def _bark(self, dog: Watchdog, agent: Agent, *, waiting: bool) -> str:
-        if not waiting or dog.worker.phase is Phase.WARMING:
-            return _end(dog.worker)
-        self._watchdogs.remove(dog)
-        return agent.waits(dog.worker)
+    def _is_overdue(self, agent: Agent, worker: Worker) -> bool:
+        at_s = self._barks_at_s(worker)
+        return at_s is not None and self.now_s >= at_s and worker.alive and agent.active
+
+    def _bark(self, agent: Agent, worker: Worker) -> str:
+        """The agent's watchdog finds a worker that has been silent for too long."""
+        if worker.hung and (not worker.seems_to_wait or worker.phase is Phase.WARMING):
+            return _end(worker)
+        worker.barked(agent.generation)
+        return agent.waits(worker)
 
     def tell(self) -> str:
         """The transcript, to be read."""
