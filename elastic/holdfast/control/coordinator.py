@@ -283,7 +283,11 @@ class Coordinator:
             return None
         if view.is_holding:
             return self._take_in(Cause.RESUME, now_s, needs_all=True)
-        barred = {node for node in coming if self._standings.is_barred(node, view.committed_step, now_s)}
+        barred = {
+            node
+            for node in coming
+            if self._standings.is_barred(node, view.committed_step, now_s, is_exposed=view.is_exposed)
+        }
         if (until_s := joining.waits_until_s(self._standings, barred, now_s)) is not None:
             self._wake(until_s)
         if coming <= barred:

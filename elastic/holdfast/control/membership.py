@@ -30,7 +30,7 @@ def choose_members(job: Job, view: View, standings: Standings, now_s: float, *, 
     barred = {
         node
         for node in {ref.slot.node for ref in live}
-        if not needs_all and standings.is_barred(node, view.committed_step, now_s)
+        if not needs_all and standings.is_barred(node, view.committed_step, now_s, is_exposed=view.is_exposed)
     }
     able = kept.union(ref.slot.node for ref in live if ref.slot.node not in barred) - set(view.draining)
     for node in sorted(barred - kept, key=lambda node: (standings.losses(node), node)):

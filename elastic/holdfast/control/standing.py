@@ -2,7 +2,8 @@
 
 Rule: a node that comes and goes costs less and less. Its wait is counted in committed steps, which a new leader knows
 as well, and in the leader's own time, which a new leader begins anew: nobody waits shorter than the rule says. Losses
-are forgiven once both many steps and much time have passed without another.
+are forgiven once both many steps and much time have passed without another. While some layer has a single copy nobody
+waits: a copy that may go again is better than none.
 """
 
 from collections.abc import Iterable
@@ -41,11 +42,13 @@ class Standings:
     def losses(self, node: NodeId) -> int:
         return self._found[node][0].losses if node in self._found else 0
 
-    def is_barred(self, node: NodeId, step: int, now_s: float) -> bool:
-        """Whether it has to stay out, if the job can do without it."""
+    def is_barred(self, node: NodeId, step: int, now_s: float, *, is_exposed: bool) -> bool:
+        """Whether it has to stay out, if the job can do without it. `is_exposed`: one loss more may end the job."""
         if node not in self._found:
             return False
         standing, since_s = self._found[node]
+        if is_exposed:
+            return standing.quarantined
         waited = step >= standing.step + standing.wait_steps and now_s >= since_s + standing.wait_steps * _WAIT_S
         return standing.quarantined or not waited
 

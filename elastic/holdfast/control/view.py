@@ -94,6 +94,7 @@ class View:
     # Which layers who holds: by the newest start, and by what was said since.
     entrusted: dict[WorkerId, frozenset[int]] = field(default_factory=dict)
     knows_entrusted: bool = False  # this leader has seen a start: who is not listed holds none
+    is_exposed: bool = False  # by the newest start some layer is on one node only
 
     _unstopped: set[NodeId] = field(default_factory=set)
     _not_running: set[NodeId] = field(default_factory=set)
@@ -124,6 +125,10 @@ class View:
         self.committed_step = max(self.committed_step, start.version.step)  # who received layers tells no commits
         self._entrust(start)
         self._lost = None
+        plan = start.plan
+        self.is_exposed = plan is not None and any(
+            len({plan.stages[rank].slot.node for rank in segment.ranks}) < 2 for segment in plan.segments
+        )
 
     def _entrust(self, start: StartRecord) -> None:
         self.knows_entrusted = True

@@ -110,16 +110,16 @@ def join_all(talk: Talk, *nodes: str, step: int) -> None:
 
 
 def test_the_first_loss_costs_a_node_nothing_and_the_next_ones_ever_more_steps() -> None:
-    talk = training("a", "b")
-    flap(talk, "b", "a", step=1)
+    talk = training("a", "b", "c")
+    flap(talk, "b", "a", "c", step=1)
     assert kinds(talk.wait(1.0)) == [WriteGeneration]
-    join_all(talk, "a", "b", step=2)
+    join_all(talk, "a", "b", "c", step=2)
     for losses, wait_steps in ((2, 1), (3, 2), (4, 4)):
         talk.now_s += 1000.0
         step = talk.coordinator.view.committed_step
         talk.go("b")
-        talk.stopped("a", step=step)
-        talk.running("a")
+        talk.stopped("a", "c", step=step)
+        talk.running("a", "c")
         talk.come("b")
         (standing,) = talk.generation.standings
         assert (standing.losses, standing.step, standing.wait_steps) == (losses, step, wait_steps)
@@ -128,16 +128,27 @@ def test_the_first_loss_costs_a_node_nothing_and_the_next_ones_ever_more_steps()
             assert not talk.progress(early)
         talk.progress(step + wait_steps)
         talk.wait(1.0)
+        assert members(talk) == ["a", "b", "c"]
+        join_all(talk, "a", "b", "c", step=step + wait_steps)
+
+
+def test_nobody_waits_while_a_layer_has_a_single_copy() -> None:
+    talk = training("a", "b")
+    for step in (1, 3):
+        flap(talk, "b", "a", step=step)
+        talk.wait(0.5)
         assert members(talk) == ["a", "b"]
-        join_all(talk, "a", "b", step=step + wait_steps)
+        join_all(talk, "a", "b", step=step + 1)
+    talk.go("b")
+    assert talk.generation.standings[0].wait_steps == 2
 
 
 def test_the_wait_is_also_one_of_time_for_steps_may_be_short() -> None:
-    talk = training("a", "b")
-    flap(talk, "b", "a", step=1)
+    talk = training("a", "b", "c")
+    flap(talk, "b", "a", "c", step=1)
     talk.wait(1.0)
-    join_all(talk, "a", "b", step=2)
-    flap(talk, "b", "a", step=3)
+    join_all(talk, "a", "b", "c", step=2)
+    flap(talk, "b", "a", "c", step=3)
     assert talk.generation.standings[0].wait_steps == 1
 
     assert not talk.progress(50)
@@ -147,17 +158,17 @@ def test_the_wait_is_also_one_of_time_for_steps_may_be_short() -> None:
 
 def test_losses_are_forgiven_after_many_steps_and_much_time() -> None:
     for steps, seconds, forgiven in ((150, 700.0, True), (150, 1.0, False), (50, 700.0, False)):
-        talk = training("a", "b", job=replace(JOB, steps=1000))
-        flap(talk, "b", "a", step=1)
+        talk = training("a", "b", "c", job=replace(JOB, steps=1000))
+        flap(talk, "b", "a", "c", step=1)
         talk.progress(steps)
         talk.wait(seconds)
-        assert members(talk) == ["a", "b"]
+        assert members(talk) == ["a", "b", "c"]
         assert (talk.generation.standings == ()) is forgiven
 
 
 def test_a_node_lost_too_often_is_quarantined_until_it_is_pardoned() -> None:
-    talk = training("a", "b", job=replace(JOB, node_losses=1))
-    flap(talk, "b", "a", step=1)
+    talk = training("a", "b", "c", job=replace(JOB, node_losses=1))
+    flap(talk, "b", "a", "c", step=1)
     assert talk.generation.standings[0].quarantined
     talk.progress(60)
     assert not talk.wait(5000.0)
@@ -167,7 +178,7 @@ def test_a_node_lost_too_often_is_quarantined_until_it_is_pardoned() -> None:
     assert isinstance(command, WriteGeneration)
     assert command.pardons == ("b",)
     assert command.record.standings == ()
-    assert members(talk) == ["a", "b"]
+    assert members(talk) == ["a", "b", "c"]
 
 
 def test_a_quarantine_survives_the_leader_that_declared_it() -> None:
