@@ -3,13 +3,14 @@
 import itertools
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from holdfast.model.plan import Span
-from holdfast.worker.gradients import BlockSums, Bucket, GradientLayout, Gradients, add_all
+from holdfast.worker.gradients import BlockSums, Bucket, GradientLayout, Gradients, add_all, separate
 from holdfast.worker.trees import combine, even_cuts, subtrees
 
 SHAPES = ((3, 5), (5,), (7,), ())
@@ -33,6 +34,7 @@ class Rank:
                 given_ = gradients[block][1:] if block in unused else gradients[block]
                 loss = sum(((p * g * factor).sum() for p, g in zip(used, given_, strict=True)), torch.zeros(()))
                 loss.backward()
+                separate([self.layout])
             self.sums.end_block(block)
 
     def flat_parts(self) -> dict[Span, Tensor]:
@@ -174,3 +176,44 @@ def test_the_reduced_gradient_is_what_the_optimizer_sees() -> None:
     assert all(parameter.grad is gradient for parameter, gradient in zip(rank.parameters, reduced, strict=True))
     assert not rank.sums.parts
     assert add_all(reduced, reduced)[1] is reduced[1]
+
+
+@pytest.mark.parametrize("block_size", [1, 2])
+@pytest.mark.parametrize("join", ["sum of views", "parts of one"])
+def test_gradients_that_autograd_leaves_in_one_buffer_are_summed_apart(join: str, block_size: int) -> None:
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(6))]
+    layout = GradientLayout(parameters)
+    sums = BlockSums(layout, 4, block_size, Span(0, 4))
+    given_ = [torch.full((12,), 2.0**n).index_fill(0, torch.arange(6), 3.0**n) for n in range(4 * block_size)]
+
+    for microbatch, value in enumerate(given_):
+        flat, other = parameters[0].view(-1), parameters[1].view(-1)
+        if join == "sum of views":
+            ((flat + other) * value[:6]).sum().backward()
+        else:
+            (torch.cat([flat, other]) * value).sum().backward()
+        separate([layout])
+        if (microbatch + 1) % block_size == 0:
+            sums.end_block(microbatch // block_size)
+
+    ((_, (first, second)),) = sums.parts
+    total = torch.stack(given_).sum(0)
+    assert torch.equal(first.view(-1), total[:6])
+    assert torch.equal(second, total[:6] if join == "sum of views" else total[6:])
+
+
+def test_a_negative_zero_that_only_one_sibling_reached_becomes_a_positive_one() -> None:
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    layout = GradientLayout(parameters)
+    sums = BlockSums(layout, 2, 1, Span(0, 2))
+
+    (torch.cat([*parameters]) * torch.tensor([1.0, -0.0])).sum().backward()  # both gradients are parts of one buffer
+    separate([layout])
+    sums.end_block(0)
+    parameters[0].sum().backward()
+    separate([layout])
+    sums.end_block(1)
+
+    ((_, (first, second)),) = sums.parts
+    assert bits(first) == bits(torch.tensor([2.0]))
+    assert bits(second) == bits(torch.tensor([0.0]))

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import random
+import sys
 
 import torch
 
@@ -41,9 +43,21 @@ def give_back_freed(device: torch.device) -> None:
         trim(0)
 
 
-def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that random operations on `device` draw from."""
-    if device.type == "cuda":
-        torch.cuda.init()
-        return torch.cuda.default_generators[device.index]
-    return torch.default_generator
+class Randomness:
+    """All generators that a user's code on `device` draws from without asking: torch's, Python's, numpy's."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Those of this device and of the CPU; torch.manual_seed would seed those of all devices.
+        self._generators = [torch.default_generator]
+        if device.type == "cuda":
+            torch.cuda.init()
+            self._generators.append(torch.cuda.default_generators[device.index])
+
+    def seed(self, seed: int) -> None:
+        """`seed`: 63 bits."""
+        for generator in self._generators:
+            generator.manual_seed(seed)
+        random.seed(seed)
+        numpy = sys.modules.get("numpy")  # who has not imported it does not draw from it
+        if numpy is not None:
+            numpy.random.seed(seed & 0xFFFFFFFF)

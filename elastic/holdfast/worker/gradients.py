@@ -2,8 +2,8 @@
 
 Autograd leaves each block's gradient in the parameters' `.grad`. When it is complete it is taken from there and put on
 a stack, where siblings of the block tree are merged at once. Two siblings of one microbatch each autograd sums
-itself, in place: the same sum, and one gradient less at a time, at most log2(blocks). To travel, large ones stay as
-they lie.
+itself, in place: the same sum, and one gradient less at a time. So about log2(blocks) of them live at once, up to twice
+as many where a pipeline's blocks begin inside the tree. To travel, large ones stay as they lie.
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,6 +74,25 @@ class GradientLayout:
             taken.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
             parameter.grad = None
         return tuple(taken)
+
+
+def separate(layouts: Iterable[GradientLayout]) -> None:
+    """Give every gradient memory of its own, after each backward.
+
+    Autograd may leave views of one buffer in several parameters' `.grad` (where the forward adds or joins views of
+    them). What it adds to one of them later would be added to the others, too.
+    """
+    seen: set[int] = set()
+    for layout in layouts:
+        for parameter in layout.parameters:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            storage = gradient.untyped_storage()
+            if storage.nbytes() != gradient.nbytes or storage.data_ptr() in seen:
+                parameter.grad = gradient.clone()
+            elif gradient.nbytes:
+                seen.add(storage.data_ptr())
 
 
 class BlockSums:

@@ -14,7 +14,7 @@ from torch import Tensor
 from holdfast.model.plan import Plan, Segment, Span
 from holdfast.program import Program
 from holdfast.worker.comm import WORLD, Comm
-from holdfast.worker.gradients import BlockSums, Bucket, Gradients, add_all, gradient_layouts
+from holdfast.worker.gradients import BlockSums, Bucket, Gradients, add_all, gradient_layouts, separate
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.process_groups import Message
 from holdfast.worker.ties import Ties
@@ -83,6 +83,7 @@ class Reducer:
 
     def microbatch_done(self, microbatch: int) -> None:
         """The backward of a (global) microbatch is over; the schedule runs them in ascending order."""
+        separate(share.sums.layout for share in self._shares)
         if self._canonical and (microbatch + 1) % self._block_size == 0:
             for share in self._shares:
                 share.sums.end_block(microbatch // self._block_size)

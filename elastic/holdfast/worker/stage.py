@@ -17,7 +17,7 @@ from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Span
 from holdfast.program import Program
 from holdfast.worker.data import Activation, apply_layer
-from holdfast.worker.device import default_generator
+from holdfast.worker.device import Randomness
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.pulse import Pulse
 from holdfast.worker.sampling import derive_seed
@@ -74,19 +74,19 @@ class StageModule(nn.Module):
         self.microbatch = 0
         self.current = layers[0].name
         self._seed_prefix = (program.seed, "forward")
-        # The one generator that layers on this device draw from; torch.manual_seed would seed those of all devices.
-        self._generator = default_generator(device)
+        self._randomness = Randomness(device)
 
     def forward(self, *args: Tensor) -> Activation:
         activation: Activation = args if self._takes_tuple else args[0]
         for layer in self._layers:
             self._enter(layer)
-            self._generator.manual_seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
+            self._randomness.seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
             begun = time.perf_counter()
             try:
                 activation = apply_layer(layer.module, activation)
             except Exception as error:  # the user's module: whatever it raises ends the job with its traceback
                 raise UserCodeError(f"forward of layer {layer.name!r} failed: {error!r}") from error
+            activation = _own_nodes(activation)
             self.clock.forward(layer.index, time.perf_counter() - begun)
             self._watch_backward(layer, activation)
         return activation
@@ -166,6 +166,15 @@ class HoldfastStage(PipelineStage):
         self._module.clock.backward(self._module._layers[0].index)
         self._module.pulse.beat(Phase.COMMUNICATE)
         self._on_backward(self._microbatches.start + bwd_chunk_id)
+
+
+def _own_nodes(activation: Activation) -> Activation:
+    """Each tensor of a tuple as a view of its own.
+
+    A layer may return a tensor twice, or one that it was given. The gradients of each place in the tuple are then
+    summed apart, as they are where a cut follows: else the order of the sum would depend on the cuts.
+    """
+    return tuple(tensor.view_as(tensor) for tensor in activation) if isinstance(activation, tuple) else activation
 
 
 def _placeholders(spec: ActivationSpec) -> tuple[Tensor, ...]:
