@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick simulate check bench clean
+.PHONY: help setup demo test test-alone test-together test-quick simulate check bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -21,8 +21,14 @@ setup: $(STAMP) ## create .venv and install Holdfast and its tools into it
 demo: setup ## train through a kill, a drain and a join; compare with the undisturbed run
 	$(BIN)/python examples/demo.py
 
-test: setup ## run the whole test suite
-	$(BIN)/pytest
+test: setup ## run the whole test suite, on two cores
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-alone test-together
+
+test-alone: setup # what runs in one process; every folder but those of test-together
+	$(BIN)/pytest --ignore=tests/integration --ignore=tests/chaos
+
+test-together: setup # what starts processes of its own
+	$(BIN)/pytest tests/integration tests/chaos
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)

@@ -13,16 +13,27 @@ from torch import Tensor
 
 
 def write_blob(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write `tensors` (any device, copied to contiguous CPU memory where they are not) to `path`.
+    """Write `tensors` (on any device, some of which may share memory) to `path`.
 
     Readers never see part of a file: it is written beside its place and renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    # Tensors that share memory are refused by safetensors; a clone is only made for those not already alone.
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
+    save_file(_apart(tensors), partial, dict(metadata))
     partial.chmod(0o666 & ~_umask())  # safetensors writes for the owner alone
     partial.replace(path)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous and on the CPU; of those that share memory, which safetensors refuses, all but the first as a copy."""
+    apart: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+    return apart
 
 
 def _umask() -> int:

@@ -46,7 +46,7 @@ class Layer:
 
     `build` makes a new module at each call, with the same parameter names; it is called on the meta device too.
     The module is called as `module(*activation)` where the layer before returned a tuple (the first layer: where
-    a sample's input is one), otherwise as `module(activation)`.
+    a sample's input is one), otherwise as `module(activation)`. It leaves its input as it is and makes dense gradients.
     """
 
     name: str
@@ -57,7 +57,8 @@ class Layer:
 class Tied:
     """Two parameters of different layers that share one value, each written `layer.path.of.parameter`.
 
-    The shared value starts as `a`'s.
+    The shared value starts as `a`'s; where ties form a chain, as that of the parameter named first. Both are trained,
+    or both are frozen.
     """
 
     a: str
@@ -70,8 +71,8 @@ class Program:
 
     `loss(output, target)` is the mean over one microbatch, a scalar. `optimizer` may be called once for all
     parameters of a process or once per layer, so it must treat each parameter by itself (as all of torch.optim's
-    element-wise ones do). `lr_schedule` maps the zero-based step to a factor on each group's initial rate, as
-    `LambdaLR` does. `clip_grad_norm` bounds the L2 norm of the whole model's gradient.
+    element-wise ones do); its `step` takes no closure. `lr_schedule` maps the zero-based step to a factor of at least 0
+    on each group's initial rate, as `LambdaLR` does. `clip_grad_norm` bounds the L2 norm of the whole model's gradient.
 
     Raises:
         ProgramError: a field is wrong; the message lists every wrong one with its value and what would be right.
@@ -99,6 +100,17 @@ class Program:
     def microbatches(self) -> int:
         """Microbatches in a global batch."""
         return self.global_batch // self.microbatch
+
+    @property
+    def tie_groups(self) -> list[list[str]]:
+        """Parameter paths that share one value, each group in the order in which `tied` names them."""
+        groups: list[list[str]] = []
+        for tie in self.tied:
+            joined = [group for group in groups if tie.a in group or tie.b in group]
+            merged = [path for group in joined for path in group]
+            merged += [path for path in (tie.a, tie.b) if path not in merged]
+            groups = [group for group in groups if group not in joined] + [merged]
+        return groups
 
     def blocks(self, block: int) -> int:
         """Number of blocks in a global batch when a block is `block` microbatches.

@@ -44,6 +44,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _require_at_least(section: _Section, name: str, field: str, lower: str) -> None:
+    """Refuse a `field` of the section `name` below its field `lower`; null is no bound."""
+    value, bound = getattr(section, field), getattr(section, lower)
+    if value is not None and bound is not None and value < bound:
+        raise PydanticCustomError(
+            "order",
+            "should be at least {lower}, which is {bound}",
+            {"field": field, "lower": f"{name}.{lower}", "bound": bound, "input": value},
+        )
+
+
 class ProgramSpec(_Section):
     """Where the Program comes from."""
 
@@ -64,13 +75,7 @@ class NodesSpec(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         for field, lower in (("max", "desired"), ("max", "min"), ("desired", "min")):
-            value, bound = getattr(self, field), getattr(self, lower)
-            if value is not None and bound is not None and value < bound:
-                raise PydanticCustomError(
-                    "order",
-                    "should be at least nodes.{lower}, which is {bound}",
-                    {"field": field, "lower": lower, "bound": bound, "input": value},
-                )
+            _require_at_least(self, "nodes", field, lower)
         return self
 
 
@@ -97,6 +102,12 @@ class TimeoutsSpec(_Section):
         default=600.0, description="a node that cannot reach the store for so long stops training: above any outage"
     )
     drain_s: Seconds = Field(default=30.0, description="deadline of a drain that names none")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        # Between two renewals of a lease, which come every third of its life, nobody may count as cut off.
+        _require_at_least(self, "timeouts", "orphan_s", "lease_ttl_s")
+        return self
 
 
 class FailuresSpec(_Section):
@@ -190,10 +201,12 @@ class _Yaml(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or mapping, which is refused below
+            if key.value in seen:
                 message = f"the key {key.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -14,6 +14,7 @@ from holdfast.model.commands import (
 )
 from holdfast.model.events import (
     AckReceived,
+    ContactLost,
     DrainChanged,
     Event,
     NodeChanged,
@@ -35,6 +36,7 @@ from holdfast.model.records import (
     ReachRecord,
     SlotInventory,
     StartRecord,
+    SuspectRecord,
     Version,
     WorkerRef,
 )
@@ -113,6 +115,17 @@ class Talk:
         """They are dead: when they are asked whether they live, their ports refuse."""
         said = self.miss(*nodes) + self.say(*(NodeRefused(NodeId(node), "one") for node in nodes))
         return [command for command in said if not isinstance(command, ProbeNode)]
+
+    def silent(self, *nodes: str) -> list[Command]:
+        """They do not answer, asked twice, a second apart."""
+        events = [ProbeAnswered(NodeId(node), "one", None) for node in nodes]
+        said = self.say(*events) + self.wait(1.0) + self.say(*events)
+        return [command for command in said if not isinstance(command, ProbeNode)]
+
+    def break_contact(self, node: str = "a", **more: bool) -> list[Command]:
+        """Workers of `node` lost contact."""
+        number = self.generation.number
+        return self.say(ContactLost(SuspectRecord(generation=number, node=NodeId(node), detail="reset", **more)))
 
     def answer(self, *nodes: str) -> list[Command]:
         """They live, when asked."""

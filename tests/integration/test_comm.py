@@ -40,7 +40,7 @@ def together(store: dist.TCPStore, size: int, group: str, act: Callable[[Comm, i
     """`act(comm, rank)` on `size` threads that share a group."""
 
     def one(rank: int) -> Any:
-        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key")
+        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key", Pulse(None))
         comm.form([GroupSpec(name=group, rank=rank, size=size)])
         return act(comm, rank)
 
@@ -166,7 +166,7 @@ def test_an_abort_ends_a_blocked_exchange_at_once(store: dist.TCPStore) -> None:
 
 
 def test_an_abort_ends_a_generation_that_is_forming(store: dist.TCPStore) -> None:
-    comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key")
+    comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key", Pulse(None))
     pulse = Pulse(None)
 
     def form() -> None:
@@ -187,7 +187,7 @@ def test_an_abort_ends_a_generation_that_is_forming(store: dist.TCPStore) -> Non
 
 
 def test_an_abort_waits_for_compute_which_changes_what_is_held(store: dist.TCPStore) -> None:
-    comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key")
+    comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key", Pulse(None))
     pulse = Pulse(None)
     done: list[str] = []
 

@@ -36,6 +36,7 @@ from holdfast.worker.channel import Channel
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.main import serve_store
 from holdfast.worker.process_groups import GlooBackend, open_sockets
+from holdfast.worker.pulse import Pulse
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 SECRET = b"0123456789abcdef"
@@ -284,7 +285,7 @@ def test_a_worker_that_hears_nonsense_from_its_agent_ends(data: bytes) -> None:
 def test_an_agent_whose_zygote_talks_nonsense_lets_go_of_it(data: bytes) -> None:
     async def work() -> None:
         heard: list[tuple[int, int]] = []
-        zygote = ZygoteProcess(NodeId("n"), lambda *event: heard.append(event), lambda *event: heard.append(event))
+        zygote = ZygoteProcess(NodeId("n"), *[lambda *event: heard.append(event)] * 3)
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -336,7 +337,7 @@ def test_random_bytes_at_a_workers_ports_do_not_disturb_a_group_that_is_formed()
     """The c10d store's port and gloo's."""
     before = set(listening())
     store = serve_store("127.0.0.1", 20)
-    comms = [Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key") for _ in range(2)]
+    comms = [Comm(GlooBackend("127.0.0.1"), "127.0.0.1", store.port, 1, b"key", Pulse(None)) for _ in range(2)]
 
     def together(act: Callable[[int], None]) -> None:
         for done in [pool.submit(act, rank) for rank in range(2)]:

@@ -34,6 +34,7 @@ from holdfast.errors import CommunicationError, UserError
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.main import serve_store
 from holdfast.worker.process_groups import GlooBackend
+from holdfast.worker.pulse import Pulse
 from holdfast.worker.sealed import ForgedEntryError, SealedStore, StrangerError, introduce, put
 
 SECRET = b"0123456789abcdef"
@@ -192,7 +193,7 @@ def test_who_connects_as_a_rank_without_the_key_is_found_out(shared: dist.TCPSto
 
     with ThreadPoolExecutor(1) as pool:
         posing = pool.submit(stranger)
-        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", shared.port, 1, b"key")
+        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", shared.port, 1, b"key", Pulse(None))
         with pytest.raises(CommunicationError, match="rank 1 of the group is no worker of this job"):
             comm.form([GroupSpec(name=WORLD, rank=0, size=2)])
         posing.result(30)
@@ -209,7 +210,7 @@ def test_a_forged_entry_ends_the_generation_and_nothing_else(shared: dist.TCPSto
                 put(stranger, name, b"y" * 64)
 
     def form(rank: int) -> str:
-        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", shared.port, 1, b"key")
+        comm = Comm(GlooBackend("127.0.0.1"), "127.0.0.1", shared.port, 1, b"key", Pulse(None))
         timer = threading.Timer(10, comm.abort)  # as the agent would
         timer.start()
         try:

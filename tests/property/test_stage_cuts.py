@@ -54,7 +54,7 @@ def gradients(program: Program, cut: int | None) -> list[Tensor]:
     held = layers(program)
     parts = [held] if cut is None else [held[:cut], held[cut:]]
     stages = [
-        StageModule(program, part, ActivationSpec(tensors=(), is_tuple=index > 0), Pulse(None), CPU, never)
+        StageModule(program, part, ActivationSpec(tensors=(), is_tuple=index > 0), Pulse(None).beat, CPU)
         for index, part in enumerate(parts)
     ]
     x = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -71,10 +71,6 @@ def gradients(program: Program, cut: int | None) -> list[Tensor]:
         out.square().sum().backward()
         torch.autograd.backward(sent, [tensor.grad for tensor in received])
     return [p.grad for layer in held for p in layer.trained.values() if p.grad is not None]
-
-
-def never() -> bool:
-    return False
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])

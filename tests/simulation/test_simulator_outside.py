@@ -156,6 +156,16 @@ def test_a_node_cut_off_from_everyone_is_replaced_and_comes_back(node: str, seed
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_a_node_cut_off_with_the_last_copy_of_a_layer_is_waited_for(node: str, seed: int) -> None:
+    """Nobody knows that it is dead."""
+    faults = (isolate(node, "ab".replace(node, ""), 30.0).at(step=2),)
+    world = play(Scenario(nodes="ab", memory=200, steps=6, faults=faults), seed)
+
+    assert completed(world)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("store", ["first", "second"])
 def test_of_two_halves_only_the_one_with_the_store_trains(store: str, seed: int) -> None:
     faults = (halve("ab", "cd", 30.0, store=store).at(step=2),)  # type: ignore[arg-type]

@@ -100,6 +100,13 @@ def test_node_counts_out_of_order_are_refused(nodes: dict[str, int], line: str) 
     assert line in refusal({"nodes": nodes})
 
 
+def test_a_node_is_not_cut_off_before_its_lease_ends() -> None:
+    line = "timeouts.orphan_s: 2.0 given; should be at least timeouts.lease_ttl_s, which is 3.0"
+
+    assert line in refusal({"timeouts.orphan_s": 2.0})
+    assert parse_spec(MINIMAL, {"timeouts.orphan_s": 3.0}).timeouts.orphan_s == 3.0
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("8GiB", 8 * 2**30), ("512Mi", 2**29), ("2.5 GB", 2_500_000_000), ("100", 100), (7, 7)]
 )
@@ -128,6 +135,8 @@ def test_a_rate_without_a_dot_is_read_as_a_number(tmp_path: Path) -> None:
     [
         ("name: [", "is not YAML"),
         ("steps: 3\nname: a\nsteps: 4\n", r"the key 'steps' is given twice(.|\n)*line 3"),
+        ("? [a, b]\n: 3\n", "is not YAML(.|\n)*unhashable key"),
+        ("name: {? {a: 1} : 3}\n", "is not YAML(.|\n)*unhashable key"),
         ("- name\n", "the top level is list; should be a mapping"),
         ("", "the top level is NoneType; should be a mapping"),
         ("name: !!python/object/apply:os.getcwd []\n", "is not YAML"),

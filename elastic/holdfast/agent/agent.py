@@ -5,22 +5,25 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from holdfast.agent.claiming import SELF_DRAIN, claim_node
+from holdfast.agent.claiming import NodeClaim
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
+from holdfast.agent.draining import SELF_DRAIN, ask_to_drain
 from holdfast.agent.following import Following, by_revision, surely
 from holdfast.agent.http import HttpPort
-from holdfast.agent.leading import Leader, LostLeadershipError
+from holdfast.agent.leading import Leader
 from holdfast.agent.leasing import NodeLease, boot_time_s
 from holdfast.agent.mending import Mender
 from holdfast.agent.neighbours import Neighbours
 from holdfast.agent.peers import Peers
 from holdfast.agent.reporting import Reporter
 from holdfast.agent.settings import AgentSettings
+from holdfast.agent.terms import Terms
 from holdfast.agent.workers import Workers
 from holdfast.control.member import Identity, Member
 from holdfast.control.member_commands import (
@@ -32,7 +35,7 @@ from holdfast.control.member_commands import (
     SpawnWorker,
     TellWorker,
 )
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError, UserError
+from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, UserError
 from holdfast.model.heartbeat import Permit, Phase
 from holdfast.model.ids import NodeId
 from holdfast.model.messages import FromWorker
@@ -47,9 +50,11 @@ from holdfast.model.records import (
     OutcomeRecord,
     StartRecord,
 )
-from holdfast.model.wire import decode, encode
+from holdfast.model.wire import decode
 from holdfast.ports.store import KeyValue, Store
 from holdfast.spec import JobSpec
+from holdfast.stores.counted import CountedStore
+from holdfast.telemetry.metrics import AgentMetrics
 
 log = logging.getLogger(__name__)
 # How many times the limit of its own code a worker may wait for the others.
@@ -61,15 +66,20 @@ class Agent:
     """`run` returns when this node has left or the job is over."""
 
     def __init__(self, settings: AgentSettings, store: Store, job: JobRecord) -> None:
+        self._keys = Keys(job=settings.job)
+        self._metrics = AgentMetrics(job, self._keys, settings.node)
+        store = CountedStore(store, self._metrics.store_failed)
         self._settings, self._store, self._job = settings, store, job
         self._spec = JobSpec.model_validate(job.spec)
-        self._keys = Keys(job=settings.job)
         timeouts = self._spec.timeouts
         self._lease = NodeLease(store, timeouts.lease_ttl_s, timeouts.orphan_s, self._permit, self._lapsed)
         self._permitted = Permit(0.0, 0)
+        self._incarnation = uuid.uuid4().hex[:12]
         self._peers = Peers(Credentials(settings.secret, settings.job), settings.tls)
+        self._claim = NodeClaim(store, self._keys, self._peers, timeouts.lease_ttl_s)
         contact = ContactPoint(self._contact_lost)
-        self._http = HttpPort(settings.listening, self._peers, self._alive, self._status, contact)
+        metrics = self._metrics.text
+        self._http = HttpPort(settings.listening, self._peers, self._alive, self._status, contact, metrics)
         self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
         worker_key = self._peers.credentials.worker_key
         self._workers = Workers(
@@ -79,20 +89,26 @@ class Agent:
         self._neighbours = Neighbours(
             store, self._keys, settings.node, self._peers, timeouts.probe_s, timeouts.lease_ttl_s
         )
-        self._mender = Mender(store, self._keys, settings.node, lambda: self._term is not None)
-        self._leader_gone = asyncio.Event()
-        self._term: Leader | None = None
+        self._terms = Terms(
+            lambda: Leader(store, self._keys, job, timeouts.probe_s, self._peers),
+            self._candidate,
+            lost_s=timeouts.probe_s,
+            away_s=timeouts.lease_ttl_s / 10,
+        )
+        self._mender = Mender(store, self._keys, settings.node, lambda: self._terms.current is not None)
         self._changed = asyncio.Event()
         self._left = asyncio.Event()
+        self._refusal: str | None = None  # why this node cannot take part
         self._tasks: asyncio.TaskGroup | None = None
+        self._by_the_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
+        """Raises: UserError: another agent has this node's name, or took it while this one stood still; or workers do
+        not get ready here."""
         await self._http.open()
-        asked_s = boot_time_s()
-        lease = await self._lease.take()
         identity = Identity(
             node=self._settings.node,
-            incarnation=uuid.uuid4().hex[:12],
+            incarnation=self._incarnation,
             host=self._settings.host,
             port=self._http.port,
             domain=self._settings.domain,
@@ -101,14 +117,25 @@ class Agent:
         )
         self._member = Member(identity, self._spec.timeouts.abort_s)
         try:
-            await self._claim(identity.incarnation, lease)
+            asked_s = boot_time_s()
+            lease = await self._lease.take()
+            await self._claim.take(self._claim_record(), lease)
             self._lease.use(lease, asked_s)
         except BaseException:
             await self._http.close()
             raise
         await self._workers.open(self._settings.slots)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        try:
+            await self._take_part()
+        finally:
+            await self._workers.close()
+            await self._let_go(self._lease.id)
+            await self._http.close()
+        if self._refusal is not None:
+            raise UserError(self._refusal)
+
+    async def _take_part(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             running = [
@@ -119,41 +146,39 @@ class Agent:
                     ("report", self._reporter.run()),
                     ("follow", self._follow()),
                     ("mend", self._mender.run()),
-                    ("lead", self._lead()),
+                    ("lead", self._terms.run()),
                     ("contact", self._neighbours.keep_contact(self._leader_silent)),
                     ("watchdog", self._watch_workers()),
                     ("timer", self._wake()),
                 )
             ]
-            self._do(self._member.begin())
+            self._do(self._node.begin())
             await self._left.wait()
             await self._reporter.flush(self._spec.timeouts.lease_ttl_s)
-            for task in running:
+            for task in (*running, *self._by_the_way):
                 task.cancel()
-        await self._workers.close()
-        try:
-            await self._store.revoke(self._lease.id)
-        except StoreUnavailableError:
-            log.warning("agent.store_unavailable")
-        await self._http.close()
 
-    async def _claim(self, incarnation: str, lease: int) -> None:
-        """Raises: UserError: another live agent has this node's name."""
+    def _claim_record(self) -> ClaimRecord:
         identity = self._node.identity
-        claim = ClaimRecord(
+        return ClaimRecord(
             node=identity.node,
-            incarnation=incarnation,
+            incarnation=self._incarnation,
             host=identity.host,
             port=identity.port,
             pid=identity.pid,
         )
-        ttl_s = self._spec.timeouts.lease_ttl_s
-        await claim_node(self._store, self._keys, claim, lease, ttl_s, self._peers)
+
+    async def _let_go(self, lease: int) -> None:
+        try:
+            await self._store.revoke(lease)
+        except StoreError as error:
+            log.warning("lease.not_revoked", extra={"lease": lease, "error": str(error)})
 
     def _do(self, commands: Iterable[MemberCommand]) -> None:
         for command in commands:
             match command:
                 case SpawnWorker(index):
+                    self._metrics.worker_spawned(index)
                     self._background(self._workers.spawn(index), f"spawn-{index}")
                 case KillWorker(index, reason):
                     self._workers.kill(index, reason, show_stacks=True)
@@ -163,16 +188,23 @@ class Agent:
                     self._background(self._neighbours.probe_leader(), "probe-leader")
                 case ProbePeers(nodes):
                     self._background(self._probe_peers(nodes), "probe-peers")
-                case Leave(reason):
-                    log.info("agent.leave", extra={"reason": reason})
+                case Leave(reason, refused):
+                    log.log(logging.ERROR if refused else logging.INFO, "agent.leave", extra={"reason": reason})
+                    self._refusal = reason if refused else self._refusal
                     self._left.set()
                 case _:
                     self._reporter.say(command)
         self._changed.set()
 
-    def _background(self, work: Any, name: str) -> None:
+    def _background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Until it is done or the agent leaves."""
+        if self._left.is_set():
+            work.close()
+            return
         assert self._tasks is not None
-        self._tasks.create_task(work, name=name)
+        task = self._tasks.create_task(work, name=name)
+        self._by_the_way.add(task)
+        task.add_done_callback(self._by_the_way.discard)
 
     @property
     def _node(self) -> Member:
@@ -191,14 +223,18 @@ class Agent:
             self._do(self._node.worker_ended(index, status, why))
 
     def _terminated(self) -> None:
-        """SIGTERM: leave at a step boundary, or at once where nothing was begun."""
+        """SIGTERM: leave at a step boundary, or at once where nothing was begun. The deadline runs also while the store
+        is away."""
         log.info("agent.sigterm")
-        if not self._node.registered:
+        node, now_s = self._node, self._now_s()
+        if not node.registered:
             self._left.set()
             return
         record = DrainRecord(node=self._settings.node, grace_s=self._spec.timeouts.drain_s, reason=SELF_DRAIN)
-        write = partial(self._store.put, self._keys.drain(record.node), encode(record))
-        self._background(surely(write, "drain"), "drain-self")
+        if node.drain is not None and node.drain[1] <= now_s + record.grace_s:
+            return  # it is to leave as soon already
+        self._do(node.drain_seen(record, now_s))
+        self._background(surely(partial(ask_to_drain, self._store, self._keys, record), "drain"), "drain-self")
 
     def _permit(self, until_s: float) -> None:
         self._permitted = Permit(until_s, self._permitted.lapsed)
@@ -215,40 +251,46 @@ class Agent:
 
     async def _rejoin(self) -> None:
         """The lease ran out, or the node's record was deleted: register anew, with what the workers hold."""
-        incarnation = uuid.uuid4().hex[:12]
+        if self._left.is_set():
+            return
+        # First of all: what is deleted from now on under the one before is no news, and who asks this agent about its
+        # claim finds it alive.
+        self._incarnation = uuid.uuid4().hex[:12]
         while True:
             asked_s = boot_time_s()
             lease = await self._lease.take()
             try:
-                await self._claim(incarnation, lease)
+                await self._claim.take(self._claim_record(), lease)
                 break
             except UserError as error:
                 log.error("node.replaced", extra={"error": str(error)})
-                self._left.set()
+                await self._let_go(lease)
+                self._do(self._node.leave(str(error), refused=True))
                 return
             except LeaseExpiredError:
                 log.warning("lease.expired", extra={"lease": lease})
         self._lease.use(lease, asked_s)
-        self._do(self._node.rejoined(incarnation))
-        self._leader_gone.set()
+        self._do(self._node.rejoined(self._incarnation))
+        self._terms.vacant.set()
 
     async def _follow(self) -> None:
         """The store's content, then its changes, given to the session."""
-        following = Following(self._store, self._keys.prefix, self._see, self._leader_gone.set)
+        following = Following(self._store, self._keys.prefix, self._see, self._terms.vacant.set)
         for kv in by_revision((await following.read()).kvs):
             self._see(kv.key, kv)
-        self._leader_gone.set()
+        self._terms.vacant.set()
         await following.run()
 
     def _see(self, key: str, kv: KeyValue | None) -> None:
         if not self._mender.see(key, kv):
             return
+        self._metrics.see(key, kv.value if kv is not None else None)
         kind, _, rest = key.removeprefix(self._keys.prefix).partition("/")
         if kind in ("leader", "nodes"):
             before = self._neighbours.record(self._settings.node)
             self._neighbours.see(key, kv)
             if kind == "leader" and kv is None:
-                self._leader_gone.set()
+                self._terms.vacant.set()
             if key == self._keys.node(self._settings.node) and kv is None and before is not None:
                 self._record_gone(before)
             return
@@ -259,41 +301,31 @@ class Agent:
             elif kv is None:
                 return
             elif kind == "generation":
-                self._do(node.generation_seen(decode(GenerationRecord, kv.value), now_s))
+                generation = decode(GenerationRecord, kv.value)
+                self._peers.credentials.expect(len(generation.agents))
+                self._do(node.generation_seen(generation, now_s))
             elif kind == "start":
                 self._do(node.start_seen(decode(StartRecord, kv.value)))
             elif kind == "outcome":
                 self._do(node.outcome_seen(decode(OutcomeRecord, kv.value)))
+            elif kind == "spec" and self._is_another(decode(JobRecord, kv.value)):
+                self._do(node.leave("the job was submitted anew"))
         except ProtocolError as error:
             log.error("agent.malformed", extra={"key": key, "error": str(error)})
 
     def _record_gone(self, record: NodeRecord) -> None:
         """Somebody took this node for dead, or its lease ran out: it says that it lives, under a new incarnation."""
-        if record.incarnation == self._node.identity.incarnation and not self._left.is_set():
+        if record.incarnation == self._incarnation and not self._left.is_set():
             self._lease.lose()
 
-    async def _lead(self) -> None:
-        """Campaign whenever there is no leader; lead while elected."""
-        while True:
-            await self._leader_gone.wait()
-            self._leader_gone.clear()
-            me = LeaderRecord(node=self._settings.node, incarnation=self._node.identity.incarnation)
-            leader = Leader(self._store, self._keys, self._job, self._spec.timeouts.probe_s, self._peers)
-            try:
-                if await leader.campaign(me, self._lease.id):
-                    self._term = leader
-                    await leader.lead()
-            except* LostLeadershipError:
-                # Its own key may stand still: then it leads again, from what the store holds now.
-                log.warning("leader.lost")
-                await asyncio.sleep(self._spec.timeouts.probe_s)
-                self._leader_gone.set()
-            except* (StoreUnavailableError, LeaseExpiredError) as group:
-                log.warning("leader.store_unavailable", extra={"error": repr(group.exceptions)})
-                await asyncio.sleep(self._spec.timeouts.lease_ttl_s / 10)
-                self._leader_gone.set()
-            finally:
-                self._term = None
+    def _is_another(self, job: JobRecord) -> bool:
+        """Whether the store holds another submission than the one this agent took; folders may differ by machine."""
+        return replace(job, base=self._job.base, out=self._job.out) != self._job
+
+    def _candidate(self) -> tuple[LeaderRecord, int] | None:
+        if self._left.is_set():
+            return None
+        return LeaderRecord(node=self._settings.node, incarnation=self._node.identity.incarnation), self._lease.id
 
     async def _probe_peers(self, nodes: Iterable[NodeId]) -> None:
         silent = await self._neighbours.silent(nodes)
@@ -305,8 +337,9 @@ class Agent:
     def _contact_lost(self, node: NodeId) -> None:
         """A node's connection to this agent is gone: if this agent leads, ask after that node."""
         record = self._neighbours.record(node)
-        if self._term is not None and record is not None and not self._left.is_set():
-            self._background(self._term.ask_after(record), f"ask-after-{node}")
+        term = self._terms.current
+        if term is not None and record is not None:
+            self._background(term.ask_after(record), f"ask-after-{node}")
 
     async def _watch_workers(self) -> None:
         """Kill what makes no progress in its own code. Who waits for others is rarely the one that hangs: it is only
@@ -334,16 +367,18 @@ class Agent:
                 self._do(self._node.time_passed(self._now_s()))
 
     def _alive(self) -> dict[str, Any]:
-        workers = [ref.worker for ref in self._node.live_workers] if not self._left.is_set() else []
-        return {"incarnation": self._node.identity.incarnation, "workers": workers}
+        refs = self._member.live_workers if self._member is not None else ()
+        workers = [ref.worker for ref in refs if self._workers.is_alive(ref.slot.index)]
+        return {"incarnation": self._incarnation, "workers": workers}
 
     def _status(self) -> dict[str, Any]:
-        generation = self._node.generation
+        member = self._member
+        generation = member.generation if member is not None else None
         return {
             "node": self._settings.node,
-            "state": self._node.node_state,
+            "state": member.node_state if member is not None else "starting",
             "generation": generation.number if generation is not None else None,
-            "step": self._node.step,
+            "step": member.step if member is not None else 0,
             "agent_pid": os.getpid(),
             "worker_pids": list(self._workers.pids()),
         }

@@ -21,8 +21,8 @@ PROOF_HEADER = "Holdfast-Proof"
 # How far the clocks of two machines may be apart.
 WINDOW_S = 300.0
 SECRET_BYTES_MIN = 16
-# Only those who know the secret can fill it.
-_NONCES_MAX = 200_000
+# Only those who know the secret can fill it. Of each member come contacts, and probes whenever communication breaks.
+_NONCES_MIN, _NONCES_A_MEMBER = 200_000, 1_000
 _AUTHORIZATION = re.compile(SCHEME + r" ([0-9]{1,16}) ([0-9a-f]{32}) ([0-9a-f]{64})")
 
 
@@ -51,8 +51,13 @@ class Credentials:
         self.read_token = derive(secret, "read", job).hex()
         # For what workers leave in each other's stores.
         self.worker_key = derive(secret, "worker", job)
+        self._nonces_max = _NONCES_MIN
         self._seen: set[str] = set()
         self._seen_by_age: deque[tuple[float, str]] = deque()
+
+    def expect(self, members: int) -> None:
+        """How many agents will ask: that many requests more are kept in mind."""
+        self._nonces_max = max(_NONCES_MIN, _NONCES_A_MEMBER * members)
 
     def sign(self, method: str, target: str, body: bytes = b"") -> Signature:
         """`target`: path and query as they are sent."""
@@ -99,7 +104,7 @@ class Credentials:
             self._seen.discard(self._seen_by_age.popleft()[1])
         if nonce in self._seen:
             raise ProtocolError("the request was seen before")
-        if len(self._seen) >= _NONCES_MAX:
+        if len(self._seen) >= self._nonces_max:
             raise ProtocolError("more signed requests than an agent keeps in mind")
         self._seen.add(nonce)
         self._seen_by_age.append((now_s, nonce))

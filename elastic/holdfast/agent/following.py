@@ -1,33 +1,70 @@
 """Following what stands under a prefix of the store, whatever happens to the store meanwhile.
 
-A store that is away is waited for. Where history was compacted the prefix is read anew: what changed or is gone since
-is told as a watch would have told it, but for states in between.
+A store that is away is waited for; so is one that refuses, once an agent runs: what its workers hold in memory is worth
+more than an end at once, and a full disk or a changed password may be mended. Where history was compacted the prefix is
+read anew: what changed or is gone since is told as a watch would have told it, but for states in between.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from holdfast.errors import CompactedError, StoreUnavailableError
+from holdfast.errors import CompactedError, LeaseExpiredError, StoreError, StoreUnavailableError
 from holdfast.ports.store import KeyValue, Snapshot, Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 See = Callable[[str, KeyValue | None], None]
-_PAUSE_MAX_S = 1.0
+# Between attempts: at a store that is away, and at one that refuses.
+_AWAY_PAUSES = wait_random_exponential(multiplier=0.05, max=1.0)
+_REFUSED_PAUSES = wait_random_exponential(multiplier=0.2, max=5.0)
+_SAY_AGAIN_S = 30.0
 
 
-async def surely(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """`call` until the store answers, with jittered pauses. A write may so be done twice: ask only for what may be."""
+def is_refusal(error: BaseException) -> bool:
+    """The store answers, and will not do it until somebody mends it: no space, no permission, another password."""
+    passing = (StoreUnavailableError, LeaseExpiredError, CompactedError)
+    return isinstance(error, StoreError) and not isinstance(error, passing)
+
+
+class StoreTrouble:
+    """Says what is wrong with the store: each failure of one that is away, and once a while what one refuses."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._said_s: float | None = None
+
+    def say(self, error: BaseException, attempt: int = 1) -> None:
+        if not is_refusal(error):
+            log.warning("store.unavailable", extra={"for": self._what, "attempt": attempt, "error": str(error)})
+            return
+        now_s = time.monotonic()
+        if self._said_s is None or now_s >= self._said_s + _SAY_AGAIN_S:
+            self._said_s = now_s
+            log.error("store.refused", extra={"for": self._what, "attempt": attempt, "error": str(error)})
+
+
+async def surely(call: Callable[[], Awaitable[T]], what: str, *, patient: bool = True) -> T:
+    """`call` until the store does it, with jittered pauses. A write may so be done twice: ask only for what may be.
+    `patient`: also where the store refuses; without it that is raised, since an agent that did not begin loses nothing.
+
+    Raises:
+        LeaseExpiredError, CompactedError, ValueError: no repetition mends these.
+    """
+    trouble = StoreTrouble(what)
 
     def warn(state: RetryCallState) -> None:
-        log.warning("store.unavailable", extra={"for": what, "attempt": state.attempt_number})
+        trouble.say(_error_of(state), state.attempt_number)
+
+    def pause_s(state: RetryCallState) -> float:
+        return (_REFUSED_PAUSES if is_refusal(_error_of(state)) else _AWAY_PAUSES)(state)
 
     attempts = AsyncRetrying(
-        retry=retry_if_exception_type(StoreUnavailableError),
-        wait=wait_random_exponential(multiplier=0.05, max=_PAUSE_MAX_S),
+        retry=retry_if_exception(lambda e: isinstance(e, StoreUnavailableError) or (patient and is_refusal(e))),
+        wait=pause_s,
         before_sleep=warn,
     )
 
@@ -35,6 +72,13 @@ async def surely(call: Callable[[], Awaitable[T]], what: str) -> T:
         return await call()
 
     return await attempts(attempt)
+
+
+def _error_of(state: RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
 
 
 class Following:

@@ -44,7 +44,9 @@ class HttpPort:
         alive: Callable[[], dict[str, Any]],
         status: Callable[[], dict[str, Any]],
         contact: ContactPoint,
+        metrics: Callable[[], bytes] = generate_latest,
     ) -> None:
+        """`metrics` in Prometheus' text format; unless given, those of this process alone."""
         self._listening, self._peers = listening, peers
         application = web.Application(client_max_size=_BODY_BYTES_MAX)
         application.on_response_prepare.append(self._prove)
@@ -52,8 +54,8 @@ class HttpPort:
         add(PATH, self._for_peers(contact.handle), allow_head=False)
         add("/alive", self._for_peers(_answer(alive)), allow_head=False)
         add("/status", self._for_readers(_answer(status)), allow_head=False)
-        metrics = _metrics if listening.open_metrics else self._for_readers(_metrics)
-        add("/metrics", metrics, allow_head=False)
+        measured = _answer_metrics(metrics)
+        add("/metrics", measured if listening.open_metrics else self._for_readers(measured), allow_head=False)
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -125,5 +127,8 @@ def _answer(body: Callable[[], dict[str, Any]]) -> Handler:
     return handle
 
 
-async def _metrics(_: web.Request) -> web.StreamResponse:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+def _answer_metrics(body: Callable[[], bytes]) -> Handler:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return handle

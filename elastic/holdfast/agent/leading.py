@@ -14,7 +14,7 @@ from holdfast.control.coordinator import Coordinator
 from holdfast.control.feed import events_of
 from holdfast.control.job import job_of
 from holdfast.control.litter import BATCH_MAX, Litter
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError
+from holdfast.errors import ProtocolError, StoreError
 from holdfast.model.commands import (
     Command,
     EvictNode,
@@ -24,7 +24,7 @@ from holdfast.model.commands import (
     WriteOutcome,
     WriteStart,
 )
-from holdfast.model.events import Event, NodeRefused, ProbeAnswered, TimePassed
+from holdfast.model.events import AckReceived, Event, NodeRefused, ProbeAnswered, TimePassed
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     DrainRecord,
@@ -32,6 +32,7 @@ from holdfast.model.records import (
     JobRecord,
     Keys,
     LeaderRecord,
+    NodeAck,
     NodeRecord,
     OutcomeRecord,
     StartRecord,
@@ -40,6 +41,9 @@ from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Snapshot, Store
 
 log = logging.getLogger(__name__)
+# From so many slots on deciding may take long enough to keep this agent from renewing its lease and answering probes.
+_LARGE_SLOTS = 64
+_UNASKED_TIMES = 5
 
 
 class LostLeadershipError(Exception):
@@ -85,7 +89,7 @@ class Leader:
             event: Event = TimePassed()
             ended = False
             while True:
-                for command in coordinator.handle(event, self._now_s()):
+                for command in await self._decide(coordinator, event):
                     ended = await self._carry_out(command, tasks) or ended
                 if ended:
                     break
@@ -94,6 +98,22 @@ class Leader:
                     coordinator.absorb(event, self._now_s())
                     event = self._inbox.get_nowait()
             watcher.cancel()
+
+    async def resign(self) -> None:
+        """Let another lead, as far as the store can be told within a moment."""
+        if self._fence is None:
+            return
+        try:
+            async with asyncio.timeout(self._probe_s):
+                await self._store.transact([self._fence], [Delete(key=self._fence.key)])
+        except (StoreError, TimeoutError) as error:
+            log.warning("leader.not_resigned", extra={"error": str(error)})
+
+    async def _decide(self, coordinator: Coordinator, event: Event) -> Sequence[Command]:
+        """Of a large job on a thread, for it is pure; nothing else touches the coordinator meanwhile."""
+        if sum(len(record.workers) for record in coordinator.view.nodes.values()) < _LARGE_SLOTS:
+            return coordinator.handle(event, self._now_s())
+        return await asyncio.to_thread(coordinator.handle, event, self._now_s())
 
     def _restore(self, snapshot: Snapshot) -> Coordinator:
         stored = {kv.key: kv.value for kv in snapshot.kvs}
@@ -120,7 +140,11 @@ class Leader:
 
     def _events(self, key: str, value: bytes | None) -> Sequence[Event]:
         try:
-            return tuple(events_of(self._keys, key, value))
+            events = tuple(events_of(self._keys, key, value))
+            for event in events:
+                if isinstance(event, AckReceived):
+                    _check_layers(event.ack, len(self._job.layer_names))
+            return events
         except ProtocolError as error:
             log.error("leader.malformed", extra={"key": key, "error": str(error)})
             return ()
@@ -216,13 +240,20 @@ class Leader:
 
     async def ask_after(self, record: NodeRecord) -> None:
         """Probe a node, tell the coordinator. An agent that took a new lease meanwhile answers for the same workers."""
-        verdict, workers = await probe(self._peers, record.host, record.port, record.incarnation, self._probe_s)
+        for _ in range(_UNASKED_TIMES):
+            verdict, workers = await probe(self._peers, record.host, record.port, record.incarnation, self._probe_s)
+            if verdict is not Verdict.UNASKED:
+                break
+            await asyncio.sleep(self._probe_s)
+        else:
+            return
         known = {ref.worker for ref in record.workers}
         if verdict is Verdict.REFUSED and known.isdisjoint(workers):
             self._inbox.put_nowait(NodeRefused(record.node, record.incarnation))
             return
         answer = None if verdict is Verdict.SILENT else workers
-        self._inbox.put_nowait(ProbeAnswered(record.node, record.incarnation, answer))
+        asked = tuple(ref.worker for ref in record.workers)
+        self._inbox.put_nowait(ProbeAnswered(record.node, record.incarnation, answer, asked))
 
     async def _evict(self, record: NodeRecord, reason: str) -> None:
         """The record goes under the fence; only then its lease, which was this incarnation's alone."""
@@ -248,8 +279,17 @@ async def evict(store: Store, held: KeyValue, reason: str) -> None:
     log.warning("node.evict", extra={"key": held.key, "reason": reason})
     try:
         await store.revoke(held.lease)
-    except (StoreUnavailableError, LeaseExpiredError) as error:
+    except StoreError as error:
         log.warning("node.evict_failed", extra={"key": held.key, "error": str(error)})
+
+
+def _check_layers(ack: NodeAck, layers: int) -> None:
+    """Raises: ProtocolError: it names a layer that the job does not have."""
+    for inventory in ack.inventory:
+        named = {*inventory.layers, *(layer for layer, _ in inventory.layer_cost_s)}
+        wrong = sorted(layer for layer in named if not 0 <= layer < layers)
+        if wrong:
+            raise ProtocolError(f"{inventory.slot} tells of layer {wrong[0]}; the job has layers 0 to {layers - 1}")
 
 
 def _nodes_first(kv: KeyValue) -> tuple[bool, str]:

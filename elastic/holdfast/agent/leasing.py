@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from holdfast.agent.following import surely
-from holdfast.errors import LeaseExpiredError, StoreUnavailableError
+from holdfast.agent.following import StoreTrouble, surely
+from holdfast.errors import LeaseExpiredError, StoreError
 from holdfast.ports.store import Store
 
 log = logging.getLogger(__name__)
+# After a store that gave no answer, where the next attempt has nothing else to wait for.
+_PAUSE_S = 1.0
 
 
 def boot_time_s() -> float:
@@ -41,8 +43,8 @@ class NodeLease:
         self._gone = asyncio.Event()
 
     async def take(self) -> int:
-        """A new lease, to be made the node's own by `use`."""
-        return await surely(lambda: self._store.grant(self._ttl_s), "lease")
+        """A new lease, to be made the node's own by `use`. Raises: StoreError: the first one is refused."""
+        return await surely(lambda: self._store.grant(self._ttl_s), "lease", patient=self.id != 0)
 
     def use(self, lease: int, asked_s: float) -> None:
         """`asked_s`: the boot time before it was asked for, or something it depends on was."""
@@ -55,6 +57,7 @@ class NodeLease:
 
     async def keep(self, anew: Callable[[], Awaitable[None]]) -> None:
         """For ever. `anew` takes a new lease, and registers the node under it."""
+        trouble = StoreTrouble("lease")
         while True:
             await self._wait(self._ttl_s / 3)
             asked_s = boot_time_s()
@@ -64,13 +67,15 @@ class NodeLease:
                     raise LeaseExpiredError(f"the record of lease {self.id} was deleted")
                 await self._store.keep_alive(self.id)
                 self._renewed(asked_s)
-            except StoreUnavailableError:
-                log.warning("lease.store_unavailable", extra={"lease": self.id})
             except LeaseExpiredError:
                 log.warning("lease.expired", extra={"lease": self.id})
                 self.look()
-                self._gone.clear()
                 await anew()
+                # Only now: what was heard meanwhile is the end of what hung on the lease before.
+                self._gone.clear()
+            except StoreError as error:
+                trouble.say(error)
+                await asyncio.sleep(min(_PAUSE_S, self._ttl_s / 10))
 
     async def watch(self) -> None:
         """For ever: see when it has become too old."""

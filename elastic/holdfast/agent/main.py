@@ -18,7 +18,7 @@ from holdfast.agent.program_source import check_machine
 from holdfast.agent.settings import AgentSettings
 from holdfast.agent.submission import read_job
 from holdfast.agent.tls import TlsFiles
-from holdfast.errors import UserError
+from holdfast.errors import HoldfastError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import JobRecord, Keys
 from holdfast.spec import JobSpec
@@ -56,6 +56,7 @@ def run_agent(options: AgentOptions) -> None:
         UserError: this machine or another agent stands in the way.
         StoreError: the store refuses this agent.
         VersionError: the job was submitted by another version of Holdfast or PyTorch.
+        HoldfastError: the agent failed.
     """
     if options.parent_pid is not None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -69,6 +70,8 @@ def run_agent(options: AgentOptions) -> None:
         asyncio.run(_serve(options, scratch))
     except asyncio.CancelledError:
         log.info("agent.stopped")
+    except ExceptionGroup as group:  # of the agent's tasks
+        raise _explain(group) from group
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -83,7 +86,7 @@ async def _serve(options: AgentOptions, scratch: Path) -> None:
     try:
         record = _on_this_machine(await read_job(store, options.job), options)
         await asyncio.to_thread(check_machine, record)
-        await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes")
+        await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes", patient=False)
         settings = AgentSettings(
             job=options.job,
             node=options.node,
@@ -106,3 +109,14 @@ def _on_this_machine(record: JobRecord, options: AgentOptions) -> JobRecord:
     if options.out is not None:
         record = replace(record, out=str(options.out.absolute()))
     return record
+
+
+def _explain(group: ExceptionGroup[Exception]) -> HoldfastError:
+    """One error in place of many: the first, or, of one that is a bug, where to read of it."""
+    first: Exception = group
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, HoldfastError):
+        return first
+    log.error("agent.failed", exc_info=group)
+    return HoldfastError(f"the agent failed: {first!r}; its log tells where")

@@ -10,7 +10,8 @@ import logging
 import random
 from collections.abc import Callable
 
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreUnavailableError
+from holdfast.agent.following import StoreTrouble
+from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     ClaimRecord,
@@ -54,6 +55,7 @@ KINDS: dict[str, type] = {
 # Superseded by what is said next, and too many to keep those of others.
 _KEPT_OF_OWN = ("acks", "suspects")
 _GIVEN_S = (0.5, 1.5)
+_REFUSED_S = 5.0
 
 
 class Mender:
@@ -64,6 +66,7 @@ class Mender:
         self._good: dict[str, KeyValue] = {}
         self._broken: dict[str, KeyValue] = {}
         self._more = asyncio.Event()
+        self._trouble = StoreTrouble("mend")
 
     def see(self, key: str, kv: KeyValue | None) -> bool:
         """Whether it can be read; what cannot is as if it had not been written."""
@@ -105,10 +108,12 @@ class Mender:
         try:
             if good is None or not await self._put_back(good, broken):
                 await self._write(broken, Delete(key=broken.key))
-        except StoreUnavailableError as error:
-            log.warning("store.unavailable", extra={"for": "mend", "error": str(error)})
-            await asyncio.sleep(_GIVEN_S[0])
+        except StoreError as error:
+            self._trouble.say(error)
+            await asyncio.sleep(_GIVEN_S[0] if isinstance(error, StoreUnavailableError) else _REFUSED_S)
             self._more.set()
+        except ValueError as error:
+            log.error("store.not_mended", extra={"key": broken.key, "error": str(error)})
 
     async def _put_back(self, good: KeyValue, broken: KeyValue) -> bool:
         """False if what it hung on is gone."""

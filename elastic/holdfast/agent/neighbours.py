@@ -65,11 +65,34 @@ class Neighbours:
             if known is None:
                 await self._changed.wait()
                 continue
-            _, record = known
-            await hold_contact(self._peers, record.host, record.port, self._node, self._lease_ttl_s)
-            if await self.probe_leader() is Verdict.SILENT:
+            if await self._hold(known) and await self.probe_leader() is Verdict.SILENT:
                 on_silence()
             await asyncio.sleep(_CONTACT_PAUSE_S)
+
+    async def _hold(self, known: tuple[KeyValue, NodeRecord]) -> bool:
+        """True once the connection is gone; False once another leads, or nobody: one to a former leader, which may live
+        for long, tells of nothing."""
+        _, record = known
+        tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("hold-contact", hold_contact(self._peers, record.host, record.port, self._node, self._lease_ttl_s)),
+                ("other-leader", self._until_another_leads(known)),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return tasks[1] not in done
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _until_another_leads(self, known: tuple[KeyValue, NodeRecord]) -> None:
+        while (now := self._other_leader()) is not None and _term(now) == _term(known):
+            self._changed.clear()
+            await self._changed.wait()
 
     def _other_leader(self) -> tuple[KeyValue, NodeRecord] | None:
         """The leader's key and its node's record, if another node leads and both are known."""
@@ -79,3 +102,9 @@ class Neighbours:
         leader = decode(LeaderRecord, held.value)
         record = self.record(leader.node)
         return (held, record) if record is not None and leader.node != self._node else None
+
+
+def _term(leader: tuple[KeyValue, NodeRecord]) -> tuple[int, str, int]:
+    """Equal while the same agent leads without a break."""
+    held, record = leader
+    return held.create_revision, record.host, record.port

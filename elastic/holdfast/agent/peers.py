@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlencode
 
@@ -13,6 +14,8 @@ from holdfast.errors import ProtocolError
 from holdfast.stores.address import join_endpoint
 
 _ANSWER_BYTES_MAX = 1 << 20
+# At once: who asks after a thousand nodes must not run out of files, nor let them time out in a queue.
+_ASKED_AT_ONCE = 64
 
 
 class Peers:
@@ -23,15 +26,20 @@ class Peers:
         self.credentials = credentials
         self.server_context: ssl.SSLContext | None = server_context(tls) if tls is not None else None
         self._client_context: ssl.SSLContext | None = client_context(tls) if tls is not None else None
+        self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
 
     async def fetch(self, host: str, port: int, path: str, timeout_s: float) -> bytes:
-        """The body of the answer.
+        """The body of the answer. `timeout_s` runs from when it is this request's turn.
 
         Raises:
             ProtocolError: an answer that no agent of this job gave, or a refusal.
             aiohttp.ClientError, OSError, TimeoutError: no answer.
         """
-        signature, url = self.credentials.sign("GET", path), self._url(host, port, path)
+        async with self._asking:
+            return await self._fetch(self._url(host, port, path), path, timeout_s)
+
+    async def _fetch(self, url: str, path: str, timeout_s: float) -> bytes:
+        signature = self.credentials.sign("GET", path)
         async with self._session(timeout_s) as session, self._get(session, url, signature) as response:
             body = bytearray()
             async for chunk in response.content.iter_any():
@@ -41,9 +49,17 @@ class Peers:
             self._verify(response, signature, bytes(body))
             return bytes(body)
 
-    async def hold(self, host: str, port: int, path: str, params: dict[str, str], begin_s: float) -> None:
+    async def hold(
+        self,
+        host: str,
+        port: int,
+        path: str,
+        params: dict[str, str],
+        begin_s: float,
+        on_begun: Callable[[asyncio.BaseTransport], None],
+    ) -> None:
         """Make a request whose answer has no end, and return when the connection is gone. `begin_s`: how long the
-        answer's beginning may take.
+        answer's beginning may take; `on_begun` is then given the connection.
 
         Raises: as `fetch`.
         """
@@ -56,6 +72,8 @@ class Peers:
         ):
             limit.reschedule(None)
             self._verify(response, signature, b"")
+            if response.connection is not None and response.connection.transport is not None:
+                on_begun(response.connection.transport)
             async for _ in response.content.iter_any():
                 raise ProtocolError("the answer goes on where none should")
 

@@ -1,5 +1,6 @@
 """Asking another agent whether it lives."""
 
+import errno
 import json
 import logging
 from enum import StrEnum
@@ -14,11 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class Verdict(StrEnum):
-    """REFUSED: nobody listens where the agent listened all its life: it is dead. SILENT: nothing is known."""
+    """REFUSED: nobody listens where the agent listened all its life: it is dead. SILENT: no answer, and so nothing is
+    known. UNASKED: this machine had no means left to ask, which says nothing about the other."""
 
     ALIVE = "alive"
     REFUSED = "refused"
     SILENT = "silent"
+    UNASKED = "unasked"
+
+
+# Of this machine: files, memory, ports.
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 async def probe(
@@ -29,10 +36,13 @@ async def probe(
     that no agent of this job gave says nothing."""
     try:
         answer = json.loads(await peers.fetch(host, port, "/alive", timeout_s))
-    except aiohttp.ClientConnectorError as error:
-        refused = isinstance(error.os_error, ConnectionRefusedError)
-        return (Verdict.REFUSED if refused else Verdict.SILENT), ()
-    except (TimeoutError, aiohttp.ClientError, ProtocolError, ValueError, OSError) as error:
+    except OSError as error:  # also aiohttp's, of a connection that could not be made
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+            return Verdict.REFUSED, ()
+        verdict = Verdict.UNASKED if error.errno in _LOCAL else Verdict.SILENT
+        log.info("probe.silent", extra={"address": f"{host}:{port}", "verdict": verdict, "error": repr(error)})
+        return verdict, ()
+    except (aiohttp.ClientError, ProtocolError, ValueError) as error:
         log.info("probe.silent", extra={"address": f"{host}:{port}", "error": repr(error)})
         return Verdict.SILENT, ()
     match answer:

@@ -93,6 +93,9 @@ class Reporter:
             await surely(lambda: self._write(report), "report")
         except LeaseExpiredError:
             return  # the session takes a new lease and registers the node anew
+        except ValueError as error:
+            # One that the store will never take must not keep back what comes after it.
+            log.error("report.refused", extra={"report": type(report).__name__, "error": str(error)})
 
     async def _write(self, report: Report) -> None:
         if isinstance(report, DropReach):

@@ -46,6 +46,7 @@ KINDS: dict[str, type[FromWorker]] = {
 _SHOW_STACKS_S = 0.1
 # Between the end of a worker's socket and the zygote's word of how it ended: rarely more than a millisecond.
 _STATUS_S = 0.02
+_KILL_AGAIN_S, _KILL_AGAIN_MAX_S = 2.0, 60.0
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, user, group
 
 
@@ -71,6 +72,8 @@ class _Slot:
     alive: bool = False
     told: bool = False  # that it ended
     killed: str = ""  # why its agent killed it
+    kill_again_s: float = 0.0  # not before, by the monotonic clock
+    kill_pause_s: float = _KILL_AGAIN_S
     last: Beat | None = None
     last_change_s: float = 0.0
     ends: dict[int, int] = field(default_factory=dict)  # pid to spawn number
@@ -92,7 +95,7 @@ class Workers:
         self._node, self._host, self._scratch, self._job, self._key = node, host, scratch, job, key
         self._on_message, self._on_end = on_message, on_end
         self._slots: dict[int, _Slot] = {}
-        self._zygote = ZygoteProcess(node, self._spawned, self._exited)
+        self._zygote = ZygoteProcess(node, self._spawned, self._exited, self._unborn)
         self._servers: list[asyncio.Server] = []
         self._permit = Permit(0.0, 0)
 
@@ -107,6 +110,7 @@ class Workers:
         slot.spawned += 1
         slot.alive, slot.pid, slot.writer, slot.last, slot.told, slot.killed = True, None, None, None, False, ""
         slot.last_change_s = time.monotonic()
+        slot.kill_again_s, slot.kill_pause_s = 0.0, _KILL_AGAIN_S
         beat = heartbeat.pack(Beat(0, Phase.IDLE, 0))
         self._pulse(index).write_bytes(beat + heartbeat.pack_permit(self._permit))
         order = WorkerOrder(
@@ -117,7 +121,7 @@ class Workers:
             key=self._key.hex(),
             job=self._job,
         )
-        await self._zygote.fork(encode(order))
+        await self._zygote.fork(index, slot.spawned, encode(order))
 
     def tell(self, index: int, message: ToWorker) -> None:
         writer = self._slots[index].writer
@@ -125,10 +129,15 @@ class Workers:
             writer.write(frame(encode_message(message)))
 
     def kill(self, index: int, reason: str, *, show_stacks: bool = False) -> None:
-        """`show_stacks`: have it write where it is to the log first, which it can if it does not hold the GIL."""
-        pid = self._slots[index].pid
+        """`show_stacks`: have it write where it is to the log first, which it can if it does not hold the GIL. One that
+        does not end, since the kernel cannot end it, is tried again ever more rarely."""
+        slot, now_s = self._slots[index], time.monotonic()
+        if now_s < slot.kill_again_s:
+            return
+        slot.kill_again_s, slot.kill_pause_s = now_s + slot.kill_pause_s, min(2 * slot.kill_pause_s, _KILL_AGAIN_MAX_S)
+        pid = slot.pid
         log.warning("worker.kill", extra={"slot": f"{self._node}/{index}", "pid": pid, "reason": reason})
-        self._slots[index].killed = reason
+        slot.killed = reason
         if pid is not None and show_stacks:
             _signal(pid, signal.SIGUSR1)
             asyncio.get_running_loop().call_later(_SHOW_STACKS_S, _signal, pid, signal.SIGKILL)
@@ -143,6 +152,10 @@ class Workers:
                 with self._pulse(index).open("r+b") as file:
                     file.seek(heartbeat.SIZE)
                     file.write(heartbeat.pack_permit(permit))
+
+    def is_alive(self, index: int) -> bool:
+        """Whether its present process has not ended, so far as is known."""
+        return self._slots[index].alive
 
     def pids(self) -> tuple[int, ...]:
         return tuple(slot.pid for slot in self._slots.values() if slot.alive and slot.pid is not None)
@@ -165,6 +178,7 @@ class Workers:
         for index, slot in self._slots.items():
             if slot.alive:
                 self.kill(index, "the agent ends")
+                slot.alive = False
 
     def _socket(self, index: int) -> Path:
         return self._scratch / f"slot-{index}.sock"
@@ -207,14 +221,20 @@ class Workers:
             if pid in slot.ends:
                 self._ended(index, slot.ends.pop(pid), status)
 
-    def _ended(self, index: int, number: int, status: int | None) -> None:
+    def _unborn(self, index: int, number: int, status: int) -> None:
+        """The zygote ended. Workers that are connected end with it, and their sockets tell; of others nobody else
+        would."""
+        if self._slots[index].writer is None:
+            self._ended(index, number, status, f"its zygote ended: {_explain(status, '')}")
+
+    def _ended(self, index: int, number: int, status: int | None, why: str = "") -> None:
         """`status` None: its socket closed, and of what it died will be known in a moment."""
         slot = self._slots[index]
         if number != slot.spawned or slot.told:
             return
         if status is not None:
             slot.alive, slot.told = False, True
-            why = _explain(status, slot.killed)
+            why = why or _explain(status, slot.killed)
             extra = {"slot": f"{self._node}/{index}", "pid": slot.pid, "status": status, "why": why}
             log.warning("worker.ended", extra=extra)
             self._on_end(index, status, why)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast.agent.program_source import MARKER
-from holdfast.errors import ProtocolError, UserError
+from holdfast.errors import ProtocolError, StoreUnavailableError, UserError
 from holdfast.stores.address import parse_store
 from holdfast.telemetry.files import EVENTS, NODES, REPORT, RUN, RunFiles
 from holdfast.telemetry.logs import JsonFormatter
@@ -60,14 +60,51 @@ def clear(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in _LEFT:
-            if (out / name).is_dir():
-                shutil.rmtree(out / name)
-            else:
-                (out / name).unlink(missing_ok=True)
+        _remove(out)
         (out / "logs").mkdir()
     except OSError as error:
         raise UserError(f"--out {out}: {error}") from error
+
+
+@contextmanager
+def replacing(out: Path, aside: str) -> Iterator[None]:
+    """A cleared folder for the block; what an earlier run left in it lies in the folder `aside` of it meanwhile.
+
+    It goes for good when the block ends, and is put back where it raises, unless the block cannot know what it did
+    (StoreUnavailableError, or it was interrupted): then both stay.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    earlier = [name for name in _LEFT if (out / name).exists()]
+    try:
+        if earlier:
+            (out / aside).mkdir()
+        for name in earlier:
+            (out / name).rename(out / aside / name)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error}") from error
+    try:
+        clear(out)
+        yield
+    except StoreUnavailableError:
+        raise
+    except Exception:
+        _remove(out)
+        for name in earlier:
+            (out / aside / name).rename(out / name)
+        if earlier:
+            (out / aside).rmdir()
+        raise
+    shutil.rmtree(out / aside, ignore_errors=True)
+
+
+def _remove(out: Path) -> None:
+    for name in _LEFT:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def is_live(out: Path) -> bool:

@@ -4,7 +4,9 @@ import asyncio
 import dataclasses
 import json
 import time
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from holdfast.model.records import DrainRecord, JobRecord, Keys, OutcomeRecord, 
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.spec import JobSpec
-from holdfast.telemetry.files import RunFiles, event_json
+from holdfast.telemetry.files import REPORT, RunFiles, event_json
 from holdfast.telemetry.recorder import Recorder
 from holdfast.telemetry.run_event import EventKind, RunEvent
 
 _EVENTS_SHOWN = 10
+# How far back `status` looks for them among the commits.
+_EVENTS_READ = 50_000
 _POLL_S = 0.1
 
 
@@ -41,9 +45,7 @@ class Which:
 
 def show_status(which: Which, *, as_json: bool) -> None:
     """Raises: UserError: there is no such run or job."""
-    chosen = choose(which.out, which.job, which.store)
-    if isinstance(chosen, Path) and is_submitted(chosen) and RunFiles(chosen).read_report() is None:
-        chosen = of_folder(chosen)
+    chosen = _where_it_is_told(which)
     if isinstance(chosen, Path):
         _show_run(chosen, as_json=as_json)
         return
@@ -51,17 +53,38 @@ def show_status(which: Which, *, as_json: bool) -> None:
     print(json.dumps(status.as_json(), indent=1) if as_json else "\n".join(status.lines()))
 
 
+def _where_it_is_told(which: Which) -> Path | Target:
+    """A submitted job is told by its store until its report is there: nobody need be writing its folder's files."""
+    chosen = choose(which.out, which.job, which.store)
+    if isinstance(chosen, Path) and is_submitted(chosen) and RunFiles(chosen).read_report() is None:
+        return of_folder(chosen)
+    return chosen
+
+
+def _latest(files: RunFiles) -> tuple[RunEvent | None, list[RunEvent]]:
+    """The last commit, and the last few other events, oldest first."""
+    commit: RunEvent | None = None
+    told: deque[RunEvent] = deque()
+    for event in islice(files.latest_events(), _EVENTS_READ):
+        if event.kind is not EventKind.STEP_COMMITTED:
+            told.appendleft(event)
+        elif commit is None:
+            commit = event
+        if commit is not None and len(told) >= _EVENTS_SHOWN:
+            break
+    return commit, list(told)[-_EVENTS_SHOWN:]
+
+
 def _show_run(out: Path, *, as_json: bool) -> None:
     info, files = run_info(out), RunFiles(out)
-    report, nodes, events = files.read_report(), files.read_nodes() or {}, files.read_events()
+    report, nodes = files.read_report(), files.read_nodes() or {}
     is_going = report is None and is_live(out)
-    commits = [event for event in events if event.kind is EventKind.STEP_COMMITTED]
-    told = [event for event in events if event.kind is not EventKind.STEP_COMMITTED][-_EVENTS_SHOWN:]
+    commit, told = _latest(files)
     if as_json:
         status: dict[str, Any] = {
             "run": dataclasses.asdict(info),
             "live": is_going,
-            "step": commits[-1].fields.get("step") if commits else 0,
+            "step": commit.fields.get("step") if commit is not None else 0,
             "nodes": {name: dataclasses.asdict(node) for name, node in nodes.items()},
             "events": [dataclasses.asdict(event) for event in told],
             "report": json.loads(report.to_json()) if report is not None else None,
@@ -72,7 +95,7 @@ def _show_run(out: Path, *, as_json: bool) -> None:
         print(summary(report, out))
         return
     print(f"{info.job} {'is running' if is_going else 'ended without a report: its launcher is gone'}")
-    print(f"  {commits[-1].text if commits else 'no step is committed yet'}")
+    print(f"  {commit.text if commit is not None else 'no step is committed yet'}")
     for name, node in nodes.items():
         print(f"  {name:<10} {node.state.value:<9} agent {node.agent_pid}, workers {list(node.worker_pids)}")
     for event in told:
@@ -187,9 +210,7 @@ def show_events(which: Which, *, follow: bool, as_json: bool) -> None:
         UserError: there is no such run or job.
         JobFailedError: the store does not answer.
     """
-    chosen = choose(which.out, which.job, which.store)
-    if isinstance(chosen, Path) and is_submitted(chosen) and not RunFiles(chosen).read_events():
-        chosen = of_folder(chosen)
+    chosen = _where_it_is_told(which)
 
     def tell(event: RunEvent) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(event.time_s))
@@ -204,13 +225,11 @@ def show_events(which: Which, *, follow: bool, as_json: bool) -> None:
 def _tell_run(out: Path, tell: Callable[[RunEvent], None], *, follow: bool) -> None:
     """From events.jsonl, which has also what the launcher did; `follow` ends with the launcher."""
     run_info(out)
-    files, told = RunFiles(out), 0
+    files = RunFiles(out)
     while True:
-        is_over = not follow or files.read_report() is not None or not is_live(out)
-        events = files.read_events()
-        for event in events[told:]:
+        is_over = not follow or (out / REPORT).exists() or not is_live(out)
+        for event in files.new_events():
             tell(event)
-        told = len(events)
         if is_over:
             return
         time.sleep(_POLL_S)

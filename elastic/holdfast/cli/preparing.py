@@ -114,10 +114,16 @@ def inspect_program(spec: JobSpec, base: Path) -> Inspected:
 
     program = load_program(spec.program.entry, dict(spec.program.params), base)
     program.blocks(spec.block)
-    facts = inspect(program)
+    facts = inspect(program, spec.steps)
     depth, layers = spec.layout.depth, len(facts.layers)
     if depth is not None and depth > layers:
         raise SpecError(f"layout.depth: {depth} given; should be at most {layers}, the number of the Program's layers")
+    memory, largest = spec.layout.memory_per_slot_bytes, max(facts.layers, key=lambda layer: layer.state_bytes)
+    if memory is not None and memory < largest.state_bytes:
+        raise SpecError(
+            f"layout.memory_per_slot_bytes: {memory} is too little for layer {largest.name!r}, whose parameters, "
+            f"buffers and optimizer state take about {largest.state_bytes} bytes; give more, or make layers smaller"
+        )
     return Inspected(spec=spec, base=base, program=program, facts=facts)
 
 

@@ -10,6 +10,7 @@ from holdfast.cli.launcher import Ending
 from holdfast.cli.preparing import Prepared
 from holdfast.cli.screen import Line, Screen
 from holdfast.model.ids import NodeId
+from holdfast.model.records import Keys
 from holdfast.telemetry.files import RunFiles, RunInfo
 from holdfast.telemetry.live import RunView
 from holdfast.telemetry.recorder import Recorder
@@ -25,6 +26,8 @@ class Recording:
         job = prepared.job_record(out)
         self._recorder = Recorder(job, name=self._job, global_batch=prepared.global_batch)
         self._files = RunFiles(out)
+        keys, every = Keys(job=self._job), NodeId("")
+        self._of_nodes = (keys.node(every), keys.drain(every))
         self._screen: Screen | None = None
 
     def show_on(self, screen: Screen) -> None:
@@ -40,7 +43,8 @@ class Recording:
 
     def changed(self, key: str, value: bytes | None) -> None:
         self._tell(self._recorder.apply(key, value, time.time()))
-        self._files.write_nodes(self._recorder.nodes())
+        if key.startswith(self._of_nodes):
+            self._files.write_nodes(self._recorder.nodes())
 
     def fault(self, report: FaultReport) -> None:
         missed = report.missed is not None

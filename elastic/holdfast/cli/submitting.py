@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast.agent.program_source import marker_path
 from holdfast.cli.exits import EXIT_COMPLETED
-from holdfast.cli.folder import JOB, check_free, clear, logging_to
+from holdfast.cli.folder import JOB, check_free, logging_to, replacing
 from holdfast.cli.following import Follower
 from holdfast.cli.launcher import Ending
 from holdfast.cli.preparing import Prepared, Wish, prepare
@@ -70,16 +70,16 @@ async def _submit(target: Target, record: JobRecord, wish: Wish, submission: Sub
         held = await store.get(keys.one("spec"))
         if held is not None:
             await _check_over(store, keys, target, replace=submission.replace)
-        # The folder first: an agent that sees the job looks for it.
-        clear(out)
         info = RunInfo(
             job=target.job, store=str(target.address), launcher_pid=os.getpid(), spec=str(wish.spec.absolute())
         )
-        RunFiles(out).begin(info)
-        (out / JOB).write_bytes(encode(record))
-        marker_path(out).write_text(record.id, encoding="ascii")
-        if not await _put(store, keys, record, held):
-            raise UserError(f"--job {target.job}: somebody else submitted or changed it just now")
+        # The folder first: an agent that sees the job looks for it.
+        with replacing(out, f"before-{record.id}"):
+            RunFiles(out).begin(info)
+            (out / JOB).write_bytes(encode(record))
+            marker_path(out).write_text(record.id, encoding="ascii")
+            if not await _put(store, keys, record, held):
+                raise UserError(f"--job {target.job}: somebody else submitted or changed it just now")
 
 
 async def _check_over(store: Store, keys: Keys, target: Target, *, replace: bool) -> None:

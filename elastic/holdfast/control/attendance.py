@@ -2,7 +2,7 @@
 
 A member's key that goes although nobody said that the node leaves is a question, not an answer: a store that was away,
 or an agent that stood still, let the lease end. Its agent is asked, again and again. It has `Job.absent_s` to register
-anew, unless it does not answer.
+anew, unless two questions in a row, a second apart, find no answer.
 """
 
 from collections.abc import Iterator
@@ -59,6 +59,9 @@ class Attendance:
                 workers=tuple(ref for ref in generation.members if ref.slot.node == agent.node),
             )
             self._view.miss(record, now_s)
+        for node in generation.unreachable:
+            if node not in self._view.nodes and node not in self._view.drains:
+                self._view.unheard.add(node, None, now_s)
 
     def probes(self, now_s: float) -> Iterator[ProbeNode]:
         """Of members without a key; of everyone, once a generation, when somebody lost contact."""
@@ -80,5 +83,5 @@ class Attendance:
         """Whose time is over counts as gone. When the next one's will be."""
         for node in sorted(self._view.roster.absent):
             if now_s >= self._view.roster.absent[node].since_s + absent_s:
-                self._view.gone(node)
+                self._view.fell_silent(node, now_s)
         return min((absence.since_s + absent_s for absence in self._view.roster.absent.values()), default=None)

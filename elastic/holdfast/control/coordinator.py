@@ -16,6 +16,7 @@ from holdfast.control.attendance import Attendance
 from holdfast.control.due import Due
 from holdfast.control.fencing import is_over, patience_s, voters_after
 from holdfast.control.job import Job
+from holdfast.control.litter import BATCH_MAX
 from holdfast.control.membership import Membership, agents_of, choose_members
 from holdfast.control.recovery import Lineage, LostLayers, extend_lineage
 from holdfast.control.standing import Standings
@@ -171,10 +172,11 @@ class Coordinator:
         if view.is_running:
             return None
         if view.start is not None:
-            if now_s < view.entered_s + job.start_s:
-                self._wake(view.entered_s + job.start_s)
+            if now_s < (stalled_s := departing.stalled_s(job, view)):
+                self._wake(stalled_s)
                 return None
-            return self._new_generation(StopMode.ABORT, Cause.STALLED, f"no start within {job.start_s} s", now_s)
+            reason = f"no start within {stalled_s - view.entered_s:g} s"
+            return self._new_generation(StopMode.ABORT, Cause.STALLED, reason, now_s)
         if view.generation.stop is StopMode.ABORT:
             patience_s = view.entered_s + job.abort_s + job.start_s
             if now_s < patience_s:
@@ -189,7 +191,7 @@ class Coordinator:
         record, absent = view.nodes.get(node), node in view.roster.absent
         if record is None:
             return self._new_generation(StopMode.ABORT, Cause.STALLED, f"{node} left without a word", now_s)
-        view.gone(node)
+        view.fell_silent(node, now_s)
         return self._after_loss(now_s) if absent else EvictNode(record, "did not stop in time")
 
     def _start(self, now_s: float) -> Command | None:
@@ -206,8 +208,9 @@ class Coordinator:
         return WriteStart(decided)
 
     def _await_copies(self, lost: LostLayers, now_s: float) -> Command | None:
-        """A node whose lease ended may live and come back with what it holds: give it a little time. One that lives and
-        is out of reach is waited for."""
+        """A node whose lease ended may live and come back with what it holds: it is given a little time, where it is
+        known dead, and as long as it may train by itself, where it fell silent. One that is out of reach is waited
+        for."""
         self._copies_lost_s = now_s if self._copies_lost_s is None else self._copies_lost_s
         if (command := self._take_in_all(now_s)) is not None:
             return command
@@ -215,6 +218,8 @@ class Coordinator:
             self._copies_lost_s = None
             return None
         given_up_s = self._copies_lost_s + self._job.start_settle_s
+        if (silent_s := self._view.unheard.holders_since_s(lost.layers)) is not None:
+            given_up_s = max(given_up_s, silent_s + patience_s(self._job.orphan_s))
         if now_s < given_up_s:
             self._wake(given_up_s)
             return None
@@ -286,7 +291,7 @@ class Coordinator:
         barred = {
             node
             for node in coming
-            if self._standings.is_barred(node, view.committed_step, now_s, is_exposed=view.is_exposed)
+            if self._standings.is_barred(node, view.committed_step, now_s, is_exposed=view.entrusted.is_exposed)
         }
         if (until_s := joining.waits_until_s(self._standings, barred, now_s)) is not None:
             self._wake(until_s)
@@ -344,20 +349,20 @@ class Coordinator:
             agents=agents_of(view, chosen.members),
             standings=self._standings.entries(view.committed_step, now_s),
             unreachable=chosen.unreachable,
+            unheard=view.unheard.nodes,
         )
-        pardons, honoured = tuple(sorted(view.pardons)), departing.honoured(view)
-        view.pardons.clear()
+        # Those beyond what one transaction takes away stand until the next generation.
+        pardons, honoured = tuple(sorted(view.pardons)[:BATCH_MAX]), departing.honoured(view)
+        view.pardons.difference_update(pardons)
         if any(map(view.roster.is_alive, record.voters)):
             self._unheard_s = None
         view.enter(record, now_s)
         return WriteGeneration(record, pardons, honoured)
 
     def _count_trouble(self, cause: Cause) -> int:
-        """Failures in a row of generations that had a start, at the step where the last one was."""
-        view = self._view
-        before = view.generation
-        known = 0 if before is None or before.trouble_step != view.committed_step else before.trouble
-        return known + 1 if cause in _CAUSES_OF_TROUBLE and view.start is not None else known
+        """With the present one, if it had a start."""
+        known = contact.trouble(self._view)
+        return known + 1 if cause in _CAUSES_OF_TROUBLE and self._view.start is not None else known
 
     def _begin(self, start: StartRecord, now_s: float) -> None:
         self._view.begin(start, now_s)

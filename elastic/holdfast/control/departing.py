@@ -6,13 +6,30 @@ from holdfast.control.view import View
 from holdfast.model.ids import NodeId
 from holdfast.model.records import DrainRecord, StopMode
 
+# Of the time that a member still has when a start is written, the share after which a start that stalls is tried again.
+_SHARE_TO_START = 0.75
+
+
+def stalled_s(job: Job, view: View) -> float:
+    """When the present start is tried again, should it not run by then: sooner where a member must leave before."""
+    at_s = view.entered_s + job.start_s
+    for node in view.draining:
+        if node in view.member_nodes:
+            drain = view.drains[node]
+            from_s = max(view.entered_s, drain.seen_s)
+            left_s = drain.seen_s + drain.record.grace_s - from_s
+            if left_s > 0:
+                at_s = min(at_s, from_s + max(left_s * _SHARE_TO_START, job.abort_s))
+    return at_s
+
 
 def urgent(view: View) -> Due | None:
-    """The next deadline that a stop at a boundary may miss: half of the grace is for what comes after the stop."""
+    """A member's next deadline that a stop at a boundary may miss: half of the grace is for what comes after it."""
     assert view.generation is not None
     if view.generation.stop is StopMode.ABORT:
         return None
-    times = ((view.drains[node].seen_s + view.drains[node].record.grace_s / 2, node) for node in view.draining)
+    leaving = (node for node in view.draining if node in view.member_nodes)
+    times = ((view.drains[node].seen_s + view.drains[node].record.grace_s / 2, node) for node in leaving)
     at_s, node = min(times, default=(0.0, None))
     return Due(at_s, f"{node} must leave now") if node is not None else None
 

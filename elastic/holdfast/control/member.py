@@ -1,7 +1,7 @@
 """The session of one node: what its agent does about generations, its workers and its own departure. Pure.
 
-It follows the coordinator and reports; it never decides about the job. Everything it says is repeated until it is
-superseded, so that a lost write is healed by the next one.
+It follows the coordinator and reports; it never decides about the job. What it says its agent writes until that is
+done, or superseded (`agent.reporting`). What hung on a lease that ended it says again under the next one.
 """
 
 from collections.abc import Collection, Iterator
@@ -73,6 +73,7 @@ class _Worker:
     state: _Is = _Is.STARTING
     ref: WorkerRef | None = None
     failed_starts: int = 0
+    given_up: bool = False  # it does not get warm here; the slot stays empty
     told_start: int = 0  # newest generation whose Start it was told
     at_work: bool = False  # it has a part in that generation, and may take until a step's end to stop
     inventory: tuple[int, SlotInventory] | None = None  # by generation
@@ -212,13 +213,13 @@ class Member:
         if record is None:
             self.drain = None
             return
-        deadline_s = self.drain[1] if self.drain is not None else now_s + record.grace_s
-        self.drain = (record, deadline_s)
+        deadline_s = now_s + record.grace_s
+        self.drain = (record, min(deadline_s, self.drain[1]) if self.drain is not None else deadline_s)
         if record.released:
-            yield from self._leave(f"drained: {record.reason}")
+            yield from self.leave(f"drained: {record.reason}")
 
     def outcome_seen(self, record: OutcomeRecord) -> Iterator[MemberCommand]:
-        yield from self._leave(f"the job is {record.result}")
+        yield from self.leave(f"the job is {record.result}")
 
     def time_passed(self, now_s: float) -> Iterator[MemberCommand]:
         yield from self.outlook.time_passed(now_s)
@@ -229,13 +230,13 @@ class Member:
                 if self._inventory(index) is None and (abort or not self.workers[index].at_work):
                     yield KillWorker(index, f"did not stop within {self.abort_s} s")
         if self.drain is not None and now_s >= self.drain[1]:
-            yield from self._leave(f"the deadline of a drain is over: {self.drain[0].reason}")
+            yield from self.leave(f"the deadline of a drain is over: {self.drain[0].reason}")
 
     def worker_ended(self, index: int, status: int, why: str = "") -> Iterator[MemberCommand]:
         """Its process is gone. It comes back as a new worker, which joins when warm. `why`: for people."""
-        if self.ended:
-            return
         worker = self.workers[index]
+        if self.ended or worker.given_up:
+            return
         if worker.ref is not None:
             self._died = [*self._died, (worker.ref.worker, why or f"status {status}")][-_DIED_TOLD:]
             failed_starts = 0
@@ -247,7 +248,7 @@ class Member:
         if failed_starts >= _FAILED_STARTS_MAX:
             last = why or f"status {status}"
             text = f"the worker process ended {failed_starts} times before it was warm (last: {last})"
-            yield PutFailure(self._failure(index, 0, "start-up", text))
+            yield from self._failed(index, 0, "start-up", text)
         else:
             yield SpawnWorker(index)
 
@@ -278,7 +279,7 @@ class Member:
             case Broken():
                 yield from self._suspect(message.generation, message.detail)
             case Failed():
-                yield PutFailure(self._failure(index, message.step, message.where, message.traceback))
+                yield from self._failed(index, message.step, message.where, message.traceback)
 
     def worker_waits(self, index: int, detail: str) -> Iterator[MemberCommand]:
         """It has waited for its peers for too long. One of them hangs, and an abort shows who: the one that does not
@@ -348,14 +349,14 @@ class Member:
         working = [i for i in members if SlotId(self.identity.node, i) in plan.slots]
         return bool(working) and all(self.workers[i].finished == number for i in working)
 
-    def _leave(self, reason: str) -> Iterator[MemberCommand]:
+    def leave(self, reason: str, *, refused: bool = False) -> Iterator[MemberCommand]:
         if self.ended:
             return
         self.ended = True
         for index, worker in sorted(self.workers.items()):
             if worker.ref is not None:
                 yield TellWorker(index, Exit(reason=reason))
-        yield Leave(reason)
+        yield Leave(reason, refused)
 
     def _record(self) -> NodeRecord:
         identity = self.identity
@@ -371,6 +372,16 @@ class Member:
             died_of=tuple(why for _, why in self._died),
         )
 
-    def _failure(self, index: int, step: int, where: str, text: str) -> FailureRecord:
-        slot = SlotId(self.identity.node, index)
-        return FailureRecord(slot=slot, step=step, where=where, traceback=text)
+    def _failed(self, index: int, step: int, where: str, text: str) -> Iterator[MemberCommand]:
+        """In the user's code, which is the same everywhere: the job ends with it. But a job that has begun showed that
+        workers get warm elsewhere, so one that does not is a matter of this node's."""
+        worker, slot, now = self.workers[index], SlotId(self.identity.node, index), self.generation
+        if worker.ref is None and now is not None and (now.lineage or self.start is not None):
+            worker.given_up = True
+            if not (self.registered and self.live_workers):
+                last = text.strip().splitlines()[-1:] or [where]
+                yield from self.leave(f"{slot} cannot take part in the job: {last[0]}", refused=True)
+            return
+        name, number = worker.ref.worker if worker.ref is not None else None, worker.told_start
+        record = FailureRecord(slot=slot, step=step, where=where, traceback=text, worker=name, generation=number)
+        yield PutFailure(record)

@@ -79,9 +79,10 @@ class DropReach:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Give back the lease, and end the agent."""
+    """Give back the lease, and end the agent. `refused`: with an error, since this node cannot take part."""
 
     reason: str
+    refused: bool = False
 
 
 MemberCommand = (

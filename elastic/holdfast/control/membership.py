@@ -30,7 +30,7 @@ def choose_members(job: Job, view: View, standings: Standings, now_s: float, *, 
     barred = {
         node
         for node in {ref.slot.node for ref in live}
-        if not needs_all and standings.is_barred(node, view.committed_step, now_s, is_exposed=view.is_exposed)
+        if not needs_all and standings.is_barred(node, view.committed_step, now_s, is_exposed=view.entrusted.is_exposed)
     }
     able = kept.union(ref.slot.node for ref in live if ref.slot.node not in barred) - set(view.draining)
     for node in sorted(barred - kept, key=lambda node: (standings.losses(node), node)):
@@ -79,7 +79,5 @@ def _holds_all(job: Job, view: View, candidate: frozenset[NodeId]) -> bool:
     if view.committed_step == 0:
         return True  # what lacks is made
     workers = [ref.worker for ref in view.live if ref.slot.node in candidate]
-    if not view.knows_entrusted and any(worker not in view.entrusted for worker in workers):
-        return True
-    held = frozenset[int]().union(*(view.entrusted.get(worker, frozenset()) for worker in workers))
-    return len(held) == job.layer_count
+    held = view.entrusted.held_by(workers)
+    return held is None or len(held) == job.layer_count

@@ -59,8 +59,10 @@ class Outlook:
     def probed(self, unreachable: Collection[NodeId], incarnation: str, now_s: float) -> Iterator[MemberCommand]:
         """What came of it: those that were silent."""
         before, self.unreachable, self._asking = self.unreachable, frozenset(unreachable), False
-        self._looks_left -= 1
-        self.wake_at_s = now_s + _AGAIN_S if self.unreachable or self._looks_left > 0 else None
+        self._looks_left = max(0, self._looks_left - 1)
+        if not self._looks_left:
+            self._members = ()  # from here on only those that are not reached
+        self.wake_at_s = now_s + _AGAIN_S if self.unreachable or self._members else None
         if self.unreachable != before:
             yield from self.say(incarnation)
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from holdfast.model.ids import NodeId, WorkerId
 from holdfast.model.records import NodeRecord, WorkerRef
 
+# Two answers that fail to come, asked for so far apart, are silence; a single one may have got lost.
+_SILENT_S = 0.9
+
 
 @dataclass(slots=True)
 class Absence:
@@ -16,6 +19,7 @@ class Absence:
 
     since_s: float
     asked_s: float | None = None  # when it was last probed
+    silent_s: float | None = None  # since when its answers fail to come; None once one came
 
 
 @dataclass(slots=True)
@@ -65,14 +69,26 @@ class Roster:
         self.dead.update(ref.worker for ref in self.nodes[node].workers)
         self.gone(node)
 
-    def keep_workers(self, node: NodeId, alive: Collection[WorkerId]) -> bool:
-        """All others of that node died. Whether there were any."""
+    def strike_out(self, node: NodeId, dead: Collection[WorkerId]) -> bool:
+        """These workers of that node died. Whether any counted as there."""
         record = self.nodes[node]
-        dead = [ref.worker for ref in record.workers if ref.worker not in alive]
-        if dead:
-            self.died.update(dict.fromkeys(dead, ""))
-            self._put(replace(record, workers=tuple(ref for ref in record.workers if ref.worker in alive)))
-        return bool(dead)
+        struck = [ref.worker for ref in record.workers if ref.worker in dead]
+        if struck:
+            self.died.update(dict.fromkeys(struck, ""))
+            self._put(replace(record, workers=tuple(ref for ref in record.workers if ref.worker not in dead)))
+        return bool(struck)
+
+    def is_silent(self, node: NodeId, now_s: float) -> bool:
+        """An answer of that node failed to come: whether that says anything."""
+        absence = self.absent.get(node)
+        if absence is None:
+            return False
+        absence.silent_s = now_s if absence.silent_s is None else absence.silent_s
+        return now_s >= absence.silent_s + _SILENT_S
+
+    def answered(self, node: NodeId) -> None:
+        if node in self.absent:
+            self.absent[node].silent_s = None
 
     @property
     def refs(self) -> tuple[WorkerRef, ...]:
@@ -91,6 +107,11 @@ class Roster:
     def missing(self) -> frozenset[WorkerId]:
         """Members that are not there."""
         return self.members - self._alive
+
+    @property
+    def alive(self) -> frozenset[WorkerId]:
+        """All warm workers."""
+        return frozenset(self._alive)
 
     def is_alive(self, worker: WorkerId) -> bool:
         return worker in self._alive

@@ -3,11 +3,13 @@
 What is asked after every event is kept in step or remembered: there may be thousands of nodes.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from holdfast.control.drain import Drain
+from holdfast.control.entrusted import Entrusted
 from holdfast.control.reach import Apart, apart_of
 from holdfast.control.roster import Roster
+from holdfast.control.unheard import Unheard
 from holdfast.model.events import (
     AckReceived,
     ContactLost,
@@ -33,17 +35,12 @@ from holdfast.model.records import (
     GenerationRecord,
     NodeAck,
     NodeRecord,
+    ProgressRecord,
     ReachRecord,
     SlotInventory,
     StartRecord,
     WorkerRef,
 )
-
-
-@dataclass(slots=True)
-class Drain:
-    record: DrainRecord
-    seen_s: float
 
 
 @dataclass(slots=True)
@@ -65,13 +62,15 @@ class View:
     """Facts of the job and of its current generation. Sets and dicts are sorted wherever they are walked."""
 
     roster: Roster = field(default_factory=Roster)
+    unheard: Unheard = field(default_factory=Unheard)
+    entrusted: Entrusted = field(default_factory=Entrusted)
     drains: dict[NodeId, Drain] = field(default_factory=dict)
     reach: dict[NodeId, ReachRecord] = field(default_factory=dict)
     reach_changed_s: float = 0.0
     reach_began_s: float | None = None  # when it changed first in this generation
     pardons: set[NodeId] = field(default_factory=set)
     joins: Joins = field(default_factory=Joins)
-    committed_s: float | None = None  # when a commit was last told of
+    committed_s: float | None = None  # when a new step of this generation was last told of
     committed_step: int = 0
     told: dict[int, Commit] = field(default_factory=dict)  # by generation, its newest commit that anyone told of
     stop_reason: str | None = None
@@ -91,11 +90,6 @@ class View:
     runs_s: float | None = None  # since when it runs
     member_nodes: frozenset[NodeId] = frozenset()
 
-    # Which layers who holds: by the newest start, and by what was said since.
-    entrusted: dict[WorkerId, frozenset[int]] = field(default_factory=dict)
-    knows_entrusted: bool = False  # this leader has seen a start: who is not listed holds none
-    is_exposed: bool = False  # by the newest start some layer is on one node only
-
     _unstopped: set[NodeId] = field(default_factory=set)
     _not_running: set[NodeId] = field(default_factory=set)
     _lost: tuple[WorkerRef, ...] | None = None  # None: to be found out
@@ -109,13 +103,15 @@ class View:
         """A new generation: nothing is known of it yet."""
         self.generation, self.start, self.entered_s = generation, None, now_s
         self.stopped, self.running, self.finished = {}, set(), set()
-        self.progressed, self.suspected_s, self.answered = False, None, set()
+        self.progressed, self.committed_s, self.suspected_s, self.answered = False, None, None, set()
         self.joins, self.began_s, self.runs_s, self.reach_began_s = Joins(), now_s, None, None
         self.member_nodes = frozenset(ref.slot.node for ref in generation.members)
         self._unstopped, self._not_running = set(self.member_nodes), set(self.member_nodes)
         self._lost = None
-        self.entrusted = {worker: layers for worker, layers in self.entrusted.items() if self.roster.is_alive(worker)}
+        self.entrusted.keep(self.roster.alive)
         self.roster.enter([ref.worker for ref in generation.members], generation.voters)
+        for node in generation.unheard:  # as another leader left it
+            self.unheard.add(node, None, now_s)
         for number in sorted(self.told)[:-_TOLD_MAX]:
             del self.told[number]
 
@@ -123,23 +119,9 @@ class View:
         self.start, self.entered_s = start, now_s
         self.suspected_s = None  # what broke while it formed is over
         self.committed_step = max(self.committed_step, start.version.step)  # who received layers tells no commits
-        self._entrust(start)
+        self.entrusted.begin(start, self.members)
+        self.unheard.started()
         self._lost = None
-        plan = start.plan
-        self.is_exposed = plan is not None and any(
-            len({plan.stages[rank].slot.node for rank in segment.ranks}) < 2 for segment in plan.segments
-        )
-
-    def _entrust(self, start: StartRecord) -> None:
-        self.knows_entrusted = True
-        worker_of = {ref.slot: ref.worker for ref in self.members}
-        if start.plan is not None:
-            given = ((worker_of.get(stage.slot), frozenset(stage.layers)) for stage in start.plan.stages)
-            self.entrusted = {worker: layers for worker, layers in given if worker is not None}
-            return
-        for transfer in start.transfers:
-            if (worker := worker_of.get(transfer.target)) is not None:
-                self.entrusted[worker] = self.entrusted.get(worker, frozenset()) | {transfer.layer}
 
     def release(self, record: DrainRecord) -> None:
         """Of a node that drains."""
@@ -157,16 +139,13 @@ class View:
             case DrainChanged(node, drain):
                 self._drain_changed(node, drain, now_s)
             case ProgressMade(record):
-                self._committed(record.generation, record.commits[-1])
-                self.committed_s = now_s
-                if self.generation is not None and record.generation == self.generation.number:
-                    self.progressed = True
+                self._progress_made(record, now_s)
             case ContactLost(suspect):
                 settled = suspect.stopping and self.start is not None
                 if self.generation is not None and suspect.generation == self.generation.number and not settled:
                     self.suspected_s = now_s if self.suspected_s is None else self.suspected_s
-            case ProbeAnswered(node, incarnation, workers):
-                self._probed(node, incarnation, workers, now_s)
+            case ProbeAnswered():
+                self._probed(event, now_s)
             case NodeRefused(node, incarnation):
                 self._refused(node, incarnation, now_s)
             case ReachChanged(node, reach):
@@ -176,7 +155,30 @@ class View:
             case StopRequested(reason):
                 self.stop_reason = self.stop_reason or reason
             case UserCodeFailed(record):
-                self.failure = self.failure or record
+                self._failed(record)
+
+    def _failed(self, record: FailureRecord) -> None:
+        """Once something was started, the failure of a worker that had no part in it is a matter of its node's."""
+        last = self._last_started
+        if last is None or record.generation == last or record.worker in self.roster.members:
+            self.failure = self.failure or record
+
+    @property
+    def _last_started(self) -> int | None:
+        if self.start is not None:
+            return self.start.generation
+        lineage = self.generation.lineage if self.generation is not None else ()
+        return lineage[-1][0] if lineage else None
+
+    def _progress_made(self, record: ProgressRecord, now_s: float) -> None:
+        is_new = record.commits[-1].step > self.committed_step
+        self._committed(record.generation, record.commits[-1])
+        if self.generation is None or record.generation != self.generation.number:
+            return
+        self.committed_s = now_s if is_new else self.committed_s
+        if not self.progressed:
+            self.progressed = True
+            self.unheard.progressed()
 
     def _drain_changed(self, node: NodeId, record: DrainRecord | None, now_s: float) -> None:
         if record is None:
@@ -192,6 +194,7 @@ class View:
             self._key_gone(node, now_s)
             return
         self._lost = None
+        self.unheard.heard(node)
         if count := self.roster.register(record):
             joins = self.joins
             first_s = joins.first_s if joins.count else now_s
@@ -201,16 +204,24 @@ class View:
         """Its lease ended. Who leaves as planned is gone; a member of whom nobody expects it may live."""
         if node not in self.nodes or node in self.roster.absent:
             return
-        if node in self.member_nodes and node not in self.drains:
+        if node in self.drains and self.drains[node].explains(now_s):
+            self.gone(node)
+        elif node in self.member_nodes and node not in self.drains:
             self.roster.miss(self.nodes[node], now_s)
         else:
-            self.gone(node)
+            self.fell_silent(node, now_s)
 
     def gone(self, node: NodeId) -> None:
         """It counts as there no more."""
         self.roster.gone(node)
         self.reach.pop(node, None)
         self._lost = None
+
+    def fell_silent(self, node: NodeId, now_s: float) -> None:
+        """As if it were gone; but it may live, and come back with what it holds."""
+        held = self.entrusted.held_by([ref.worker for ref in self.nodes[node].workers])
+        self.unheard.add(node, held, now_s)
+        self.gone(node)
 
     def miss(self, record: NodeRecord, now_s: float) -> None:
         """A new leader finds no key of a member: it may live."""
@@ -222,6 +233,8 @@ class View:
             self.roster.refused(node)
             self.gone(node)
             self.membership_changed_s = now_s
+        elif node not in self.nodes:  # it was given up already
+            self.unheard.heard(node)
 
     def _is(self, node: NodeId, incarnation: str) -> bool:
         return node in self.nodes and self.nodes[node].incarnation == incarnation
@@ -255,7 +268,7 @@ class View:
             return
         for inventory in ack.inventory:
             if self.start is None:
-                self.entrusted[inventory.worker] = frozenset(inventory.layers)
+                self.entrusted.said(inventory)
             version, last = inventory.version, inventory.commits[-1] if inventory.commits else None
             if version is not None and last is not None and last.step == version.step:
                 self._committed(version.generation, last)
@@ -271,15 +284,17 @@ class View:
             self.runs_s = now_s
             self._lost = None  # from now on only those in the plan are needed
 
-    def _probed(self, node: NodeId, incarnation: str, workers: Iterable[WorkerId] | None, now_s: float) -> None:
-        if not self._is(node, incarnation):
+    def _probed(self, answer: ProbeAnswered, now_s: float) -> None:
+        node, workers = answer.node, answer.workers
+        if not self._is(node, answer.incarnation):
             return
         if workers is None:
-            if node in self.roster.absent:
-                self.gone(node)
+            if self.roster.is_silent(node, now_s):
+                self.fell_silent(node, now_s)
             return
+        self.roster.answered(node)
         self.answered.add(node)
-        if self.roster.keep_workers(node, set(workers)):
+        if self.roster.strike_out(node, set(answer.asked).difference(workers)):
             self._lost = None
             self.membership_changed_s = now_s
 

@@ -45,11 +45,13 @@ class ContactLost:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
-    """`workers`: the live workers of a node that answered; None where it gave no answer in time."""
+    """`workers`: the live workers of a node that answered; None where it gave no answer in time. `asked`: those in the
+    record that was asked about. Of others, which may have got ready since, the answer says nothing."""
 
     node: NodeId
     incarnation: str
     workers: tuple[WorkerId, ...] | None
+    asked: tuple[WorkerId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

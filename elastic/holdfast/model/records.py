@@ -165,6 +165,7 @@ class GenerationRecord:
     agents: tuple[AgentRef, ...] = ()  # of all members, by node
     standings: tuple[Standing, ...] = ()  # by node, of those that were lost of late
     unreachable: tuple[NodeId, ...] = ()  # live nodes left out because members cannot reach them
+    unheard: tuple[NodeId, ...] = ()  # given up without a word: what they hold may come back with them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,12 +276,15 @@ class ProgressRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureRecord:
-    """failure: an exception in the user's code; the job ends with it."""
+    """failure: an exception in the user's code; the job ends with it, if the worker took part in what was started last,
+    or nothing was started yet."""
 
     slot: SlotId
     step: int  # the step being computed, counted from 0
     where: str  # layer or phase
     traceback: str
+    worker: WorkerId | None = None  # None for one that did not get warm
+    generation: int = 0  # the newest that it was told to start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

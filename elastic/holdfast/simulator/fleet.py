@@ -131,7 +131,7 @@ class Fleet:
                 self._events.append(NodeChanged(record.node, None))
             case ProbeNode(record):
                 workers = tuple(ref.worker for ref in record.workers) if record.node in self._nodes else None
-                self._events.append(ProbeAnswered(record.node, record.incarnation, workers))
+                self._events.append(ProbeAnswered(record.node, record.incarnation, workers, workers or ()))
             case _:
                 raise AssertionError(f"nothing ends the job here, and yet: {command}")
 

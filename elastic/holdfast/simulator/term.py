@@ -292,7 +292,8 @@ class Term:
             self._inbox.append(NodeRefused(record.node, record.incarnation))
             return f"{record.node} refuses"
         workers = None if lost else self._world.alive_at(self._node, record)
-        answer = ProbeAnswered(record.node, record.incarnation, workers)
+        asked = tuple(ref.worker for ref in record.workers)
+        answer = ProbeAnswered(record.node, record.incarnation, workers, asked)
         self._inbox.extend([answer] * (2 if network.happens(network.weather.probes_doubled) else 1))
         return f"{record.node} {'is silent' if workers is None else 'answers'}"
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from holdfast.model.plan import Plan
-from holdfast.model.records import Commit, FailureRecord, NodeAck, SlotStart
+from holdfast.model.records import FailureRecord, NodeAck, SlotStart
 from holdfast.telemetry.report import (
     FailureReport,
     GenerationReport,
@@ -41,16 +41,23 @@ def failure_report(failure: FailureRecord | None) -> FailureReport | None:
 
 def losses_of(timeline: Timeline) -> tuple[tuple[float | None, ...], int, int]:
     """(a loss or null for each committed step, how many were not finite, how many nobody told)."""
-    told = [timeline.loss(step) for step in range(1, timeline.committed_step + 1)]
-    unreported = sum(loss is None for loss in told)
-    not_finite = sum(loss is not None and not math.isfinite(loss) for loss in told)
-    return tuple(loss if loss is not None and math.isfinite(loss) else None for loss in told), not_finite, unreported
+    losses: list[float | None] = [None] * timeline.committed_step
+    told = not_finite = 0
+    for step, _, _, loss in timeline.history():
+        if not 1 <= step <= len(losses):
+            continue
+        told += 1
+        if math.isfinite(loss):
+            losses[step - 1] = loss
+        else:
+            not_finite += 1
+    return tuple(losses), not_finite, len(losses) - told
 
 
 def training_s(timeline: Timeline) -> float | None:
     """First commit to last."""
-    times = [commit.time_s for generation in timeline.generations for commit in generation.commits.values()]
-    return max(times) - min(times) if len(times) > 1 else None
+    span = timeline.span_s()
+    return span[1] - span[0] if span is not None else None
 
 
 def starts_of(acks: Sequence[NodeAck]) -> Iterator[SlotStart]:
@@ -69,9 +76,9 @@ def _generation_report(timeline: Timeline, generation: Generation, block_size: i
         for source, size in ready.received:
             by_source[str(source)] += size
             by_target[str(ready.slot)] += size
-    before, after = timeline.last_commit_before(number), generation.first_commit
+    before_s, after_s = timeline.last_commit_before_s(number), generation.first_commit_s
     # A stop at a boundary lets the step in flight commit: until then nothing stands still.
-    stopping_s = max((t for t in (generation.begun_s, _time(before)) if t is not None), default=None)
+    stopping_s = max((t for t in (generation.begun_s, before_s) if t is not None), default=None)
     gaps = generation.gaps_s()
     return GenerationReport(
         number=number,
@@ -89,11 +96,11 @@ def _generation_report(timeline: Timeline, generation: Generation, block_size: i
         begun_time_s=generation.begun_s,
         median_step_s=timeline.median_step_s(number) if gaps else None,
         downtime_s=timeline.downtime_s(number),
-        detect_s=_between(_time(before), stopping_s),
+        detect_s=_between(before_s, stopping_s),
         stop_s=_between(stopping_s, generation.stopped_s),
         plan_s=_between(generation.stopped_s, generation.started_s),
         ready_s=_between(generation.started_s, generation.running_s),
-        first_step_s=_between(generation.running_s, _time(after)),
+        first_step_s=_between(generation.running_s, after_s),
         decided_s=_between(generation.begun_s, generation.started_s),
         form_s=max((ready.form_s for ready in starts), default=None),
         move_s=max((ready.move_s for ready in starts), default=None),
@@ -102,10 +109,6 @@ def _generation_report(timeline: Timeline, generation: Generation, block_size: i
         bytes_by_target=dict(sorted(by_target.items())),
         initialised_layers=sum(ready.initialised_layers for ready in starts),
     )
-
-
-def _time(commit: Commit | None) -> float | None:
-    return commit.time_s if commit is not None else None
 
 
 def _between(begin_s: float | None, end_s: float | None) -> float | None:

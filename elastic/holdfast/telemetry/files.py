@@ -4,11 +4,12 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +21,7 @@ from holdfast.telemetry.run_event import RunEvent
 
 T = TypeVar("T")
 RUN, NODES, EVENTS, REPORT = "run.json", "nodes.json", "events.jsonl", "report.json"
+_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class RunFiles:
         self.out = out
         self._events: IO[str] | None = None
         self._nodes_written: str | None = None
+        self._told = 0  # bytes of events.jsonl that `new_events` has read
 
     def begin(self, info: RunInfo) -> None:
         """A new run in this folder: what an earlier one left under these names goes."""
@@ -95,15 +98,44 @@ class RunFiles:
     def read_report(self) -> Report | None:
         return self._read(REPORT, Report)
 
-    def read_events(self, last: int | None = None) -> tuple[RunEvent, ...]:
-        """Oldest first; a line that is being written is left out."""
+    def read_events(self) -> tuple[RunEvent, ...]:
+        """All, oldest first; a line that is being written is left out."""
+        return tuple(RunFiles(self.out).new_events())
+
+    def new_events(self) -> Iterator[RunEvent]:
+        """What came since this was read the last time, oldest first; whole lines only."""
         try:
-            text = (self.out / EVENTS).read_text(encoding="utf-8")
+            file = (self.out / EVENTS).open("rb")
         except FileNotFoundError:
-            return ()
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        chosen = lines if last is None else lines[max(0, len(lines) - last) :]
-        return tuple(_parse(EVENTS, RunEvent, line) for line in chosen)
+            return
+        with file:
+            file.seek(self._told)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                event = _parse(EVENTS, RunEvent, line)
+                self._told += len(line)
+                yield event
+
+    def latest_events(self) -> Iterator[RunEvent]:
+        """Newest first, read from the end as far as they are asked for."""
+        try:
+            file = (self.out / EVENTS).open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            at, tail = file.seek(0, os.SEEK_END), b""
+            is_torn = True  # what follows the last end of a line is nothing, or a line that is being written
+            while at:
+                size = min(at, _BLOCK_BYTES)
+                at = file.seek(at - size)
+                tail, *lines = (file.read(size) + tail).split(b"\n")
+                for line in reversed(lines):
+                    if not is_torn:
+                        yield _parse(EVENTS, RunEvent, line)
+                    is_torn = False
+            if not is_torn:
+                yield _parse(EVENTS, RunEvent, tail)
 
     def _write(self, name: str, text: str) -> None:
         """Readers see the old file or the new one, whole."""
@@ -124,12 +156,17 @@ def event_json(event: RunEvent) -> str:
     return json.dumps(_finite(dataclasses.asdict(event)), allow_nan=False)
 
 
-def _parse(name: str, kind: type[T], text: str) -> T:
+def _parse(name: str, kind: type[T], text: str | bytes) -> T:
     try:
-        read: T = TypeAdapter(kind).validate_json(text)
+        return cast(T, _adapter(cast(Any, kind)).validate_json(text))
     except ValidationError as error:
         raise ProtocolError(f"{name} is not as Holdfast writes it: {error.errors(include_url=False)[0]}") from error
-    return read
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Making one takes as long as reading a hundred lines."""
+    return TypeAdapter(kind)
 
 
 def _dump(value: object) -> str:

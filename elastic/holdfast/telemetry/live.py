@@ -70,10 +70,11 @@ def steps_per_s(timeline: Timeline) -> float | None:
 
 
 def _rate(generation: Generation) -> float | None:
-    newest = max(generation.commits, default=0)
-    recent = [
-        generation.commits[step] for step in range(newest - _RATE_COMMITS, newest + 1) if step in generation.commits
-    ]
-    if len(recent) < 2 or recent[-1].time_s <= recent[0].time_s:
+    commits = generation.commits
+    steps = [step for step in range(commits.last - _RATE_COMMITS, commits.last + 1) if step in commits]
+    if len(steps) < 2:
         return None
-    return (recent[-1].step - recent[0].step) / (recent[-1].time_s - recent[0].time_s)
+    first_s, last_s = commits.time_s(steps[0]), commits.time_s(steps[-1])
+    if first_s is None or last_s is None or last_s <= first_s:
+        return None
+    return (steps[-1] - steps[0]) / (last_s - first_s)

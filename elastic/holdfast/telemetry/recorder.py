@@ -4,6 +4,7 @@ Level-triggered like the coordinator: seeing the same again changes nothing and 
 the order of `mod_revision`, then the watch; `now_s` is the wall clock, as commits carry it too.
 """
 
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -222,7 +223,7 @@ class Recorder:
 
     def _acknowledged(self, ack: NodeAck, now_s: float) -> Iterator[RunEvent]:
         generation = self._timeline.generation(ack.generation)
-        generation.acks[ack.node] = ack
+        generation.acks[ack.node] = dataclasses.replace(ack, inventory=())
         yield from self._commits(self._timeline.commits_of(ack))
         yield from self._came_further(generation, now_s)
 
@@ -244,7 +245,7 @@ class Recorder:
     def _commits(self, commits: Iterable[tuple[int, Commit]], *, by_rank_0: bool = False) -> Iterator[RunEvent]:
         timeline = self._timeline
         for number, commit in sorted(commits, key=lambda entry: entry[1].step):
-            is_first = timeline.generation(number).first_commit is None
+            is_first = not timeline.generation(number).commits
             if not timeline.commit(number, commit, by_rank_0=by_rank_0):
                 continue
             yield self._committed(commit)

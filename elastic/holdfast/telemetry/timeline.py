@@ -4,13 +4,18 @@ Rule: a commit counts unless a later generation started from before it (`control
 twice, by whoever, changes nothing about that.
 """
 
+import heapq
+import math
 import statistics
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from holdfast.control.recovery import Lineage, extend_lineage, is_history
+from holdfast.control.recovery import Lineage, extend_lineage
 from holdfast.model.ids import NodeId
 from holdfast.model.records import AckPhase, Commit, GenerationRecord, NodeAck, StartRecord, Version
+from holdfast.telemetry.series import Series
 
 
 @dataclass(slots=True)
@@ -24,10 +29,8 @@ class Generation:
     stopped_s: float | None = None  # every member has said what it holds
     started_s: float | None = None  # its start was written
     running_s: float | None = None  # every member holds its layers
-    acks: dict[NodeId, NodeAck] = field(default_factory=dict)
-    commits: dict[int, Commit] = field(default_factory=dict)  # also those that a later generation undid
-    first_step: int = 0  # of its commits; 0: there is none
-    last_step: int = 0
+    acks: dict[NodeId, NodeAck] = field(default_factory=dict)  # without inventories
+    commits: Series = field(default_factory=Series)  # also those that a later generation undid
 
     @property
     def member_nodes(self) -> frozenset[NodeId]:
@@ -44,43 +47,42 @@ class Generation:
         return self.record is not None and self.start is not None and self.member_nodes <= running
 
     @property
-    def first_commit(self) -> Commit | None:
-        return self.commits.get(self.first_step)
+    def first_commit_s(self) -> float | None:
+        """When; of several steps told, the first one's."""
+        return self.commits.time_s(self.commits.first)
 
     @property
-    def last_commit(self) -> Commit | None:
-        return self.commits.get(self.last_step)
-
-    def add(self, commit: Commit) -> None:
-        self.first_step = min(self.first_step or commit.step, commit.step)
-        self.last_step = max(self.last_step, commit.step)
-        self.commits[commit.step] = commit
+    def last_commit_s(self) -> float | None:
+        return self.commits.time_s(self.commits.last)
 
     def gaps_s(self) -> list[float]:
         """Times between commits of consecutive steps."""
-        return [
-            commit.time_s - self.commits[step - 1].time_s
-            for step, commit in sorted(self.commits.items())
-            if step - 1 in self.commits
-        ]
+        return [after[1] - before[1] for before, after in pairwise(self.commits) if after[0] == before[0] + 1]
 
 
 class Timeline:
-    """Mutable; the Recorder tells it what it sees."""
+    """Mutable; the Recorder tells it what it sees.
+
+    A step's commit is kept once, with the generation that made it; which of them are history follows from the starts.
+    """
 
     def __init__(self) -> None:
         self._generations: dict[int, Generation] = {}
-        self._history: dict[int, tuple[int, Commit]] = {}  # step -> (generation, commit)
-        self._lineage: Lineage = ()
+        self._ordered: list[Generation] = []  # by number
+        self._lineage: Lineage = ()  # steps rise with generations
         self._committed_step = 0
 
     def generation(self, number: int) -> Generation:
-        return self._generations.setdefault(number, Generation(number))
+        known = self._generations.get(number)
+        if known is None:
+            known = self._generations[number] = Generation(number)
+            insort(self._ordered, known, key=_number)
+        return known
 
     @property
     def generations(self) -> Sequence[Generation]:
         """By number."""
-        return [self._generations[number] for number in sorted(self._generations)]
+        return self._ordered
 
     @property
     def current(self) -> Generation | None:
@@ -95,8 +97,17 @@ class Timeline:
 
     def loss(self, step: int) -> float | None:
         """None where no record told it."""
-        held = self._history.get(step)
-        return held[1].loss if held is not None else None
+        newest_first = (g.commits.loss(step) for g in reversed(self.generations) if step <= self._limit(g.number))
+        return next((loss for loss in newest_first if loss is not None), None)
+
+    def history(self) -> Iterator[tuple[int, int, float, float]]:
+        """(step, generation, time, loss) of each commit that counts, by step."""
+        kept = [_until(generation, self._limit(generation.number)) for generation in self.generations]
+        last = 0
+        for step, reverse, time_s, loss in heapq.merge(*kept):
+            if step != last:
+                yield step, -reverse, time_s, loss
+            last = step
 
     def begin(self, start: StartRecord, now_s: float) -> tuple[Commit, ...]:
         """A generation's start: what it undoes is history no more. Returns commits that it tells first."""
@@ -107,27 +118,34 @@ class Timeline:
         self._lineage = ()
         for each in started:
             self._lineage = extend_lineage(self._lineage, each.generation, each.version.step)
-        for step in [s for s, (g, _) in self._history.items() if not is_history(Version(s, g), self._lineage)]:
-            del self._history[step]
-        self._committed_step = max(started[-1].version.step, max(self._history, default=0))
+        reached = (g.commits.last_until(self._limit(g.number)) for g in self.generations)
+        self._committed_step = max(started[-1].version.step, *reached)
         rolled = start.roll_forward
         told = rolled is not None and self.commit(start.version.generation, rolled)
         return (rolled,) if told and rolled is not None else ()
 
     def commit(self, number: int, commit: Commit, *, by_rank_0: bool = False) -> bool:
         """Take note of one commit of generation `number`; whether it was news and counts."""
-        commits = self.generation(number).commits
-        is_known = commit.step in commits
+        generation, step = self.generation(number), commit.step
+        is_known = step in generation.commits
         if is_known and not by_rank_0:
             return False
         # All ranks learn the same loss from the vote; rank 0's clock is kept, so that gaps are of one clock.
-        self.generation(number).add(commit)
-        held = self._history.get(commit.step)
-        if not is_history(Version(commit.step, number), self._lineage) or (held is not None and held[0] > number):
+        generation.commits.add(step, commit.time_s, commit.loss)
+        if step > self._limit(number) or self._is_superseded(number, step):
             return False
-        self._history[commit.step] = (number, commit)
-        self._committed_step = max(self._committed_step, commit.step)
+        self._committed_step = max(self._committed_step, step)
         return not is_known
+
+    def _limit(self, number: int) -> float:
+        """The last step of generation `number` that no later one undid."""
+        later = bisect_right(self._lineage, number, key=_first)
+        return self._lineage[later][1] if later < len(self._lineage) else math.inf
+
+    def _is_superseded(self, number: int, step: int) -> bool:
+        """Whether a later generation committed this step."""
+        later = self._ordered[bisect_right(self._ordered, number, key=_number) :]
+        return any(step in g.commits and step <= self._limit(g.number) for g in later)
 
     def commits_of(self, ack: NodeAck) -> Iterator[tuple[int, Commit]]:
         """(generation, commit) of what the node's workers remember of the history of the state they hold.
@@ -162,17 +180,17 @@ class Timeline:
         earlier = (_median(g.gaps_s()) for g in reversed(self.generations) if g.number <= number)
         return next((median for median in earlier if median is not None), None)
 
-    def last_commit_before(self, number: int) -> Commit | None:
-        """The newest, in time, of all earlier generations, whether it was undone or not."""
-        ends = [g.last_commit for g in self.generations if g.number < number]
-        return max((end for end in ends if end is not None), key=lambda commit: commit.time_s, default=None)
+    def last_commit_before_s(self, number: int) -> float | None:
+        """When the newest, in time, of all earlier generations was, whether it was undone or not."""
+        ends = (g.last_commit_s for g in self.generations if g.number < number)
+        return max((end for end in ends if end is not None), default=None)
 
     def downtime_s(self, number: int) -> float | None:
         """Last commit before it to its first, less one median step; None where either is missing."""
-        before, after = self.last_commit_before(number), self.generation(number).first_commit
-        if before is None or after is None:
+        before_s, after_s = self.last_commit_before_s(number), self.generation(number).first_commit_s
+        if before_s is None or after_s is None:
             return None
-        return after.time_s - before.time_s - (self.median_step_s(number) or 0.0)
+        return after_s - before_s - (self.median_step_s(number) or 0.0)
 
     def redone_steps(self, number: int) -> int:
         """Steps begun or committed before this generation that it starts from before of."""
@@ -185,7 +203,7 @@ class Timeline:
             if generation.number >= number:
                 continue
             if generation.commits:
-                reached = generation.last_step
+                reached = generation.commits.last
                 top = max(top, reached if limit is None else min(reached, limit))
             if generation.start is not None:
                 step = generation.start.version.step
@@ -198,19 +216,39 @@ class Timeline:
         A step counts with the gap to the one before it; the first of a generation, whose gap holds the reshape,
         with one median step.
         """
-        times = [commit.time_s for generation in self._generations.values() for commit in generation.commits.values()]
-        if len(times) < 2 or max(times) <= min(times):
+        span = self.span_s()
+        if span is None or span[1] <= span[0]:
             return None
         medians = {number: self.median_step_s(number) or 0.0 for number in self._generations}
-        first = min(self._history, default=0)
         useful_s = 0.0
-        for step, (number, commit) in self._history.items():
-            before = self._history.get(step - 1)
-            if before is not None and before[0] == number:
-                useful_s += commit.time_s - before[1].time_s
-            elif step != first:
-                useful_s += medians[number]
-        return useful_s / (max(times) - min(times))
+        before: tuple[int, int, float] | None = None
+        for step, number, time_s, _ in self.history():
+            if before is not None:
+                is_next = before[:2] == (step - 1, number)
+                useful_s += time_s - before[2] if is_next else medians[number]
+            before = (step, number, time_s)
+        return useful_s / (span[1] - span[0])
+
+    def span_s(self) -> tuple[float, float] | None:
+        """When the first and the last commit was made; None where there are fewer than two."""
+        count, first_s, last_s = 0, math.inf, -math.inf
+        for generation in self.generations:
+            for _, time_s, _ in generation.commits:
+                count, first_s, last_s = count + 1, min(first_s, time_s), max(last_s, time_s)
+        return (first_s, last_s) if count > 1 else None
+
+
+def _until(generation: Generation, limit: float) -> Iterator[tuple[int, int, float, float]]:
+    """Its commits up to step `limit`, in the order in which the newest generation comes first at each step."""
+    return ((step, -generation.number, time_s, loss) for step, time_s, loss in generation.commits if step <= limit)
+
+
+def _number(generation: Generation) -> int:
+    return generation.number
+
+
+def _first(entry: tuple[int, int]) -> int:
+    return entry[0]
 
 
 def _median(values: Sequence[float]) -> float | None:

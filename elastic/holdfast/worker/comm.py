@@ -4,6 +4,9 @@ Not every wait of gloo ends when its sockets are shut down: a rank that connects
 moment waits for five timeouts, and a message that was received in part is forgotten (the pair tells all its pending
 operations of the error but that one). So an abort makes nearly every wait end at once, and `worker.supervised` leaves a
 thread behind that is caught in one of the others. Nothing that returns after an abort is taken for a result.
+
+The heartbeat says COMMUNICATE while an operation blocks here, or one of the schedule's own does. From there a thread
+comes back to what is held only through `enter`, which an abort closes; and only there it may be left behind.
 """
 
 import threading
@@ -17,7 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.errors import AbortedError, CommunicationError
+from holdfast.model.heartbeat import Phase
 from holdfast.worker.process_groups import Backend, Message, ProcessGroup, open_sockets, require_answers
+from holdfast.worker.pulse import Pulse
 from holdfast.worker.sealed import SealedStore, introduce
 
 T = TypeVar("T")
@@ -44,9 +49,11 @@ class GroupSpec:
 class Comm:
     """All collectives of a generation go through here; a broken one raises CommunicationError."""
 
-    def __init__(self, backend: Backend, store_host: str, store_port: int, generation: int, key: bytes) -> None:
+    def __init__(
+        self, backend: Backend, store_host: str, store_port: int, generation: int, key: bytes, pulse: Pulse
+    ) -> None:
         """`key`: the job's, for what ranks tell each other in the c10d store."""
-        self._backend = backend
+        self._backend, self._pulse = backend, pulse
         self._key = key
         self._store_address = (store_host, store_port)
         self._generation = generation
@@ -98,9 +105,21 @@ class Comm:
     def aborted(self) -> bool:
         return self._aborted
 
+    def enter(self, phase: Phase) -> None:
+        """A heartbeat: COMPUTE before what is not to be left behind, COMMUNICATE before a wait for others.
+
+        Raises: AbortedError: the generation is over; then there is no heartbeat either.
+        """
+        with self._lock:
+            self._require_going_on()
+            self._pulse.beat(phase)
+
     def register_default(self, name: str) -> None:
-        """Make group `name` torch's default group, which torch.distributed.pipelining speaks through."""
-        group = self._groups[name]
+        """Make group `name` torch's default group, which torch.distributed.pipelining speaks through.
+
+        Raises: AbortedError.
+        """
+        group = self._group(name)
         dist.Backend.register_backend(_REGISTERED, lambda *_: group, devices=["cpu", "cuda"])
         dist.init_process_group(_REGISTERED, store=dist.HashStore(), rank=group.rank(), world_size=group.size())
         self._registered = True
@@ -115,29 +134,36 @@ class Comm:
 
     def all_reduce(self, name: str, *tensors: Tensor) -> None:
         """Sum each of `tensors` over the group, in place; blocks. Raises: CommunicationError."""
-        group = self._groups[name]
-
-        def run() -> None:
-            for work in [group.allreduce([tensor]) for tensor in tensors]:
-                work.wait()
-
-        self._guard(run)
+        group = self._group(name)
+        self._guard(lambda: self._backend.all_reduce(group, tensors))
 
     def exchange(self, name: str, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Point-to-point messages of this rank within the group; blocks. Raises: CommunicationError."""
-        group = self._groups[name]
+        group = self._group(name)
         self._guard(lambda: self._backend.exchange(group, sends, receives))
 
-    def _guard(self, operation: Callable[[], T]) -> T:
-        try:
-            result = operation()
-        except RuntimeError as error:
-            raise self.translate(error) from error
+    def _group(self, name: str) -> ProcessGroup:
+        with self._lock:
+            self._require_going_on()
+            return self._groups[name]
+
+    def _require_going_on(self) -> None:
         if self._aborted:
             raise AbortedError(f"aborted in generation {self._generation}")
+
+    def _guard(self, operation: Callable[[], T]) -> T:
+        """`operation` of the backend: what it waits for are others, what follows it is this rank's own work."""
+        self.enter(Phase.COMMUNICATE)
+        try:
+            result = operation()
+        except Exception as error:  # after an abort a backend may raise anything
+            if self._aborted or isinstance(error, RuntimeError):
+                raise self.translate(error) from error
+            raise
+        self.enter(Phase.COMPUTE)
         return result
 
-    def translate(self, error: RuntimeError) -> CommunicationError:
+    def translate(self, error: Exception) -> CommunicationError:
         """What an error of the backend means here: aborted by us, or a peer lost."""
         kind = AbortedError if self._aborted else CommunicationError
-        return kind(str(error).splitlines()[0][:300])
+        return kind((str(error) or type(error).__name__).splitlines()[0][:300])

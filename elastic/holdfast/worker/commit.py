@@ -16,7 +16,6 @@ from holdfast.model.records import Commit
 from holdfast.program import Program
 from holdfast.worker.comm import WORLD, Comm
 from holdfast.worker.layers import HeldLayer
-from holdfast.worker.ties import tie_groups
 
 
 class Vote:
@@ -26,7 +25,7 @@ class Vote:
         self._comm, self._program, self._device = comm, program, device
         self._layers = len(program.layers)
         self._mine = [layer for layer in range(self._layers) if plan.holders(layer)[0] == rank]
-        self._shared_elsewhere = {path for group in tie_groups(program) for path in group[1:]}
+        self._shared_elsewhere = {path for group in program.tie_groups for path in group[1:]}
 
     def cast(
         self, held: Mapping[int, HeldLayer], losses: Mapping[int, Tensor], stop: bool

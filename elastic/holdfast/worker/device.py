@@ -57,7 +57,17 @@ class Randomness:
         """`seed`: 63 bits."""
         for generator in self._generators:
             generator.manual_seed(seed)
-        random.seed(seed)
-        numpy = sys.modules.get("numpy")  # who has not imported it does not draw from it
-        if numpy is not None:
-            numpy.random.seed(seed & 0xFFFFFFFF)
+        _seed_beside_torch(seed)
+
+
+def seed_all(seed: int) -> None:
+    """All generators of all devices, and those of Python and numpy. `seed`: 63 bits."""
+    torch.manual_seed(seed)
+    _seed_beside_torch(seed)
+
+
+def _seed_beside_torch(seed: int) -> None:
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")  # who has not imported it does not draw from it
+    if numpy is not None:
+        numpy.random.seed(seed & 0xFFFFFFFF)

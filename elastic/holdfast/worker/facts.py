@@ -3,25 +3,32 @@
 Run before anything starts, so that a wrong Program is refused with a message that names the layer at fault.
 """
 
+import json
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from holdfast.errors import HoldfastError, ProgramError
 from holdfast.model.facts import ActivationSpec, LayerFacts, ParameterFacts, ProgramFacts, TensorSpec
 from holdfast.program import Layer, Program, split_parameter
 from holdfast.worker.data import Activation, apply_layer, collate
+from holdfast.worker.modules import moved
 
 
-def inspect(program: Program) -> ProgramFacts:
+def inspect(program: Program, steps: int = 1) -> ProgramFacts:
     """Build each layer on the meta device and run one meta microbatch through all of them and the loss.
+
+    `steps`: of the job; the rate is asked for the first one and the last.
 
     Raises:
         ProgramError: the dataset is too short or its samples differ, a layer cannot be built, does not fit the one
-            before it or changes buffers in its forward, the loss does not accept the output or is no scalar, nothing
-            can be trained, tied parameters differ, or the optimizer cannot be built.
+            before it, changes its input or its buffers in its forward or makes sparse gradients, the loss does not
+            accept the output or is no scalar, nothing can be trained, tied parameters differ, the optimizer cannot be
+            built or cannot step, or a rate is no finite number of at least 0.
     """
     inputs, target, size = _first_microbatch(program)
     activation: Activation = inputs if len(inputs) > 1 else inputs[0]
@@ -36,6 +43,8 @@ def inspect(program: Program) -> ProgramFacts:
     _check_loss(program, activation, target, source)
     _check_ties(program, layers)
     _check_optimizer(program)
+    for step in sorted({0, steps - 1}):
+        _check_schedule(program, step)
     return ProgramFacts(
         layers=tuple(layers), target=_describe(target), microbatches=program.microbatches, dataset_size=size
     )
@@ -45,7 +54,7 @@ def build_on_meta(layer: Layer) -> nn.Module:
     """The layer's module, with shapes and no storage.
 
     Raises:
-        ProgramError: the factory raised, or made something else than a module.
+        ProgramError: the factory raised, or made something else than a module, or one without shapes.
     """
     try:
         with torch.device("meta"):
@@ -58,8 +67,14 @@ def build_on_meta(layer: Layer) -> nn.Module:
     if not isinstance(module, nn.Module):
         made = type(module).__name__
         raise ProgramError(f"layer {layer.name!r}: its factory returned {made}; should be an nn.Module")
+    lazy = next((name for name, parameter in module.named_parameters() if nn.parameter.is_lazy(parameter)), None)
+    if lazy is not None:
+        raise ProgramError(
+            f"layer {layer.name!r}: its parameter {lazy} has no shape before the first forward, as in LazyLinear; "
+            "should have one when it is built, as in Linear(8, 4)"
+        )
     # Buffers made from arrays escape the context above.
-    return module.to("meta")
+    return moved(module, lambda module: module.to("meta"))
 
 
 def _first_microbatch(program: Program) -> tuple[tuple[Tensor, ...], Activation, int]:
@@ -87,6 +102,8 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
     module = build_on_meta(layer)
     _check_factory(layer, module)
     given = _describe(activation)
+    activation = _arrived(activation)
+    before = [tensor._version for tensor in _parts(activation)]
     versions = {name: buffer._version for name, buffer in module.named_buffers()}
     with FlopCounterMode(display=False) as counter:
         try:
@@ -96,6 +113,8 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
                 f"layer {layer.name!r} does not accept what {source} made, {given}: {type(error).__name__}: {error}"
             ) from error
     _check_output(layer, output)
+    _check_input(layer, before, activation, source)
+    _check_gradients(layer, output)
     _check_buffers(layer, module, versions)
     facts = LayerFacts(
         name=layer.name,
@@ -135,6 +154,49 @@ def _check_factory(layer: Layer, module: nn.Module) -> None:
             f"layer {layer.name!r}: two calls of its factory made different parameters ({', '.join(odd[:6])}); "
             "should make the same names, shapes and dtypes at each call"
         )
+
+
+def _parts(activation: Activation) -> tuple[Tensor, ...]:
+    return activation if isinstance(activation, tuple) else (activation,)
+
+
+def _arrived(activation: Activation) -> Activation:
+    """`activation` with no history but that it requires a gradient, as when it comes from another worker."""
+    # The clone is no leaf: of those autograd refuses a change in place before it can be told from other errors.
+    parts = tuple(part.detach().requires_grad_(part.requires_grad).clone() for part in _parts(activation))
+    return parts if isinstance(activation, tuple) else parts[0]
+
+
+def _check_input(layer: Layer, before: list[int], activation: Activation, source: str) -> None:
+    """A layer must work behind any cut, where its input is a leaf, which autograd lets nobody change."""
+    changed = [
+        str(index)
+        for index, (version, tensor) in enumerate(zip(before, _parts(activation), strict=True))
+        if tensor._version != version
+    ]
+    if changed:
+        which = f"part {changed[0]} of its input" if isinstance(activation, tuple) else "its input"
+        raise ProgramError(
+            f"layer {layer.name!r}: its forward changes {which}, which {source} made, in place, and what arrives from "
+            "another worker cannot be changed; use operations that make a new tensor, such as ReLU(inplace=False)"
+        )
+
+
+def _check_gradients(layer: Layer, output: Activation) -> None:
+    """Gradients are summed and sent as dense tensors. Looks for what makes others in the graph of the forward."""
+    waiting: list[Node | None] = [tensor.grad_fn for tensor in _parts(output)]
+    seen: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "_saved_sparse", False) or getattr(node, "_saved_sparse_grad", False):
+            raise ProgramError(
+                f"layer {layer.name!r}: {node.name()} would make a sparse gradient, as Embedding(sparse=True) does; "
+                "only dense ones can be reduced, so use sparse=False"
+            )
+        waiting += [before for before, _ in node.next_functions]
 
 
 def _check_buffers(layer: Layer, module: nn.Module, versions: dict[str, int]) -> None:
@@ -196,24 +258,59 @@ def _check_ties(program: Program, layers: list[LayerFacts]) -> None:
 
 
 def _check_optimizer(program: Program) -> None:
+    """It must step as a worker has it step, and its state must be what can be moved."""
     # Real parameters of no size to speak of: on the meta device, fused optimizers refuse to be built.
     parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     try:
         optimizer: Any = program.optimizer(parameters)
-        factor: Any = program.lr_schedule(0) if program.lr_schedule is not None else 1.0
-    except Exception as error:  # both are the user's code and may raise anything
-        raise ProgramError(
-            f"optimizer or lr_schedule: raised {type(error).__name__} for a matrix and a vector at step 0: {error}"
-        ) from error
+    except Exception as error:  # the user's code may raise anything
+        raise ProgramError(f"optimizer: it raised {type(error).__name__} for a matrix and a vector: {error}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ProgramError(f"optimizer: it returned {type(optimizer).__name__}; should be a torch.optim.Optimizer")
-    if not isinstance(factor, int | float):
-        raise ProgramError(f"lr_schedule: it returned {factor!r} for step 0; should be a number")
+    kind = type(optimizer).__name__
+    if not all("lr" in group for group in optimizer.param_groups):
+        raise ProgramError(f"optimizer: {kind} has parameter groups without 'lr', the rate that lr_schedule scales")
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:  # the optimizer may be the user's own
+        raise ProgramError(
+            f"optimizer: step() of {kind} raised {type(error).__name__} with dense gradients in place: {error}; "
+            "use one whose step needs no closure and takes dense gradients, such as AdamW"
+        ) from error
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if not isinstance(value, Tensor) and not _is_json(value):
+                raise ProgramError(
+                    f"optimizer: {kind} keeps {key!r}, a {type(value).__name__}, for a parameter; should be a tensor "
+                    "or a number, since it moves with the parameter"
+                )
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_schedule(program: Program, step: int) -> None:
+    if program.lr_schedule is None:
+        return
+    try:
+        factor: Any = program.lr_schedule(step)
+    except Exception as error:  # the user's code may raise anything
+        raise ProgramError(f"lr_schedule: it raised {type(error).__name__} for step {step}: {error}") from error
+    if not isinstance(factor, int | float) or not math.isfinite(factor) or factor < 0:
+        raise ProgramError(f"lr_schedule: it returned {factor!r} for step {step}; should be a number, 0 or more")
 
 
 def _describe(activation: Activation) -> ActivationSpec:
-    parts = activation if isinstance(activation, tuple) else (activation,)
-    return ActivationSpec(tensors=tuple(map(_describe_tensor, parts)), is_tuple=isinstance(activation, tuple))
+    return ActivationSpec(
+        tensors=tuple(map(_describe_tensor, _parts(activation))), is_tuple=isinstance(activation, tuple)
+    )
 
 
 def _describe_tensor(tensor: Tensor) -> TensorSpec:

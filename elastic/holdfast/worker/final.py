@@ -4,7 +4,7 @@ A layer's file may be written again after a loss; every version of it has the sa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -15,9 +15,10 @@ from holdfast_checkpoint.blob import read_blob, tensors_sha256, write_blob
 _FOLDER = "layers"
 
 
-def write_final(out: str, layers: Sequence[HeldLayer]) -> None:
+def write_final(out: str, layers: Sequence[HeldLayer], before_each: Callable[[], None]) -> None:
     """One file a layer under `out`/layers: weights (`model.`), optimizer state (`optim.`), scalars as metadata."""
     for layer in layers:
+        before_each()
         path = Path(out) / _FOLDER / f"{layer.index:05d}.safetensors"
         metadata = {"layer": layer.name, "scalars": json.dumps(layer.scalars(), sort_keys=True)}
         write_blob(path, layer.tensors(), metadata)

@@ -58,7 +58,6 @@ class GenerationRun:
         self._holdings.settle(program, self._start.version, self._start.roll_forward)
         specs = self._groups()
         if specs:
-            self._setting.pulse.beat(Phase.COMMUNICATE)
             self._comm.form(specs)
         formed = time.perf_counter()
         moved = self._move()
@@ -94,7 +93,6 @@ class GenerationRun:
             self._require_permit()
             stop, norm, loss = runner.vote(self._stop_wanted())
             self._require_permit()
-            self._setting.pulse.beat(Phase.COMPUTE)
             commit = make_commit(version.step, loss, norm)
             try:
                 holdings.commit(program, commit, version)
@@ -135,7 +133,6 @@ class GenerationRun:
         setting = self._setting
         if not any(setting.slot in (t.source, t.target) for t in self._start.transfers):
             return Moved({}, {})
-        setting.pulse.beat(Phase.COMMUNICATE)
         moved = move_layers(
             self._comm,
             setting.slot,
@@ -153,7 +150,7 @@ class GenerationRun:
         setting = self._setting
         lacking = [n for n in self._plan.stages[self._rank].layers if n not in self._holdings.layers]
         for layer in lacking:
-            setting.pulse.beat(Phase.COMPUTE)
+            self._comm.enter(Phase.COMPUTE)
             self._holdings.adopt({layer: initial_layer(setting.program, layer, setting.device)})
         return len(lacking)
 
@@ -167,7 +164,8 @@ class GenerationRun:
         """Write this rank's share of the final weights: the layers of which it is the first holder."""
         assert self._plan is not None
         mine = [n for n in self._plan.stages[self._rank].layers if self._plan.holders(n)[0] == self._rank]
-        write_final(self._setting.out, [self._holdings.layers[layer] for layer in mine])
+        layers = [self._holdings.layers[layer] for layer in mine]
+        write_final(self._setting.out, layers, lambda: self._comm.enter(Phase.COMPUTE))
         assert self._holdings.version is not None
         self._send(Finished(generation=self._number, step=self._holdings.version.step))
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import UserCodeError
-from holdfast.program import Program
+from holdfast.program import Program, split_parameter
+from holdfast.worker.device import seed_all
+from holdfast.worker.modules import moved, survives_emptying
 from holdfast.worker.sampling import derive_seed
 
 
@@ -19,7 +21,7 @@ class HeldLayer:
     def __init__(self, program: Program, index: int, module: nn.Module, device: torch.device) -> None:
         self.index = index
         self.name = program.layers[index].name
-        self.module = module.to(device).train()
+        self.module = moved(module, lambda module: module.to(device)).train()
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters(remove_duplicate=True))
         self.trained: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad
@@ -72,38 +74,36 @@ class HeldLayer:
 
 
 def initial_layer(program: Program, index: int, device: torch.device) -> HeldLayer:
-    """The layer as the seed makes it, tied parameters included."""
+    """The layer as the seed makes it; a tied parameter as the first of its group starts."""
     module = _build(program, index)
-    for tie in program.tied:
-        first, second = tie.a, tie.b
-        owner, parameter = second.split(".", 1)
-        if owner == program.layers[index].name:
-            source_name, source_parameter = first.split(".", 1)
-            source_index = next(i for i, layer in enumerate(program.layers) if layer.name == source_name)
-            source = module if source_index == index else _build(program, source_index)
-            with torch.no_grad():
-                module.get_parameter(parameter).copy_(source.get_parameter(source_parameter))
+    names = [layer.name for layer in program.layers]
+    for first, *others in program.tie_groups:
+        source_layer, source_parameter = split_parameter(first)
+        for layer, parameter in map(split_parameter, others):
+            if layer == names[index]:
+                source = module if layer == source_layer else _build(program, names.index(source_layer))
+                with torch.no_grad():
+                    module.get_parameter(parameter).copy_(source.get_parameter(source_parameter))
     return HeldLayer(program, index, module, device)
 
 
 def blank_layer(program: Program, index: int, device: torch.device) -> HeldLayer:
     """The layer with memory but no values, for a state that is about to arrive.
 
-    Built on the meta device, which skips initialisation; a module that keeps plain tensors beside its parameters
-    and buffers cannot be built so, and is built in full.
+    Built on the meta device, which skips initialisation, wherever nothing is lost so; in full otherwise.
     """
     with torch.device("meta"):
         module = _build(program, index)
-    if any(isinstance(value, Tensor) for child in module.modules() for value in vars(child).values()):
-        module = _build(program, index)
+    if survives_emptying(module):
+        module = moved(module, lambda module: module.to_empty(device=device))
     else:
-        module = module.to_empty(device=device)
+        module = _build(program, index)
     return HeldLayer(program, index, module, device)
 
 
 def _build(program: Program, index: int) -> nn.Module:
     layer = program.layers[index]
-    torch.manual_seed(derive_seed(program.seed, "init", layer.name))
+    seed_all(derive_seed(program.seed, "init", layer.name))
     try:
         return layer.build()
     except Exception as error:  # the user's factory: whatever it raises ends the job with its traceback

@@ -10,6 +10,7 @@ import socket
 import threading
 import traceback
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
@@ -80,12 +81,12 @@ class Worker:
         """One generation; False if the worker must not go on."""
         number = message.start.generation
         host, port = _store_address(message)
-        comm = Comm(backend, host, port, number, bytes.fromhex(self._order.key))
+        comm = Comm(backend, host, port, number, bytes.fromhex(self._order.key), setting.pulse)
         failed = False
 
         def work() -> None:
             nonlocal failed
-            failed = not self._train(setting, message, comm)
+            failed = not self._train(setting, message, comm, lambda: run.left_behind)
 
         run = Supervised(work, comm, setting.pulse)
         with self._lock:
@@ -99,7 +100,7 @@ class Worker:
                 self._comm = self._supervised = None
         return self._wait_for_exit() if failed else True
 
-    def _train(self, setting: Setting, message: Start, comm: Comm) -> bool:
+    def _train(self, setting: Setting, message: Start, comm: Comm, left_behind: Callable[[], bool]) -> bool:
         """On the generation's thread; False if the job cannot go on."""
         if setting.device.type == "cuda":
             torch.cuda.set_device(setting.device)  # is each thread's own
@@ -109,10 +110,14 @@ class Worker:
         )
         try:
             run.run()
-        except CommunicationError as error:
-            log.info("generation.broken", extra={"generation": number, "detail": str(error)})
-            self._channel.send(Broken(generation=number, detail=f"{type(error).__name__}: {error}"))
-        except Exception as error:  # the user's code, or ours: either way the job cannot go on
+        except Exception as error:  # communication; or the user's code, or ours, when the job cannot go on
+            if left_behind():  # the worker is at another generation: whatever this is comes of the abort
+                log.info("generation.left_thread_ended", extra={"generation": number, "detail": repr(error)})
+                return True
+            if isinstance(error, CommunicationError):
+                log.info("generation.broken", extra={"generation": number, "detail": str(error)})
+                self._channel.send(Broken(generation=number, detail=f"{type(error).__name__}: {error}"))
+                return True
             step = self._holdings.version.step if self._holdings.version else 0
             self._report_failure(error, step=step, where="training")
             return False

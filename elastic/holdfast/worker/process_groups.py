@@ -35,6 +35,10 @@ class Backend(Protocol):
         """Send and receive all messages, in order between any two ranks; blocks until all are done."""
         ...
 
+    def all_reduce(self, group: ProcessGroup, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over the group, in place; blocks until all are done."""
+        ...
+
     def abort(self, groups: Sequence[ProcessGroup], sockets: frozenset[int]) -> None:
         """End whatever blocks in `groups`. `sockets`: inodes of the sockets opened while they were formed."""
         ...
@@ -60,6 +64,10 @@ class GlooBackend:
         for work in works:
             work.wait()
 
+    def all_reduce(self, group: ProcessGroup, tensors: Sequence[Tensor]) -> None:
+        for work in [group.allreduce([tensor]) for tensor in tensors]:
+            work.wait()
+
     def abort(self, groups: Sequence[ProcessGroup], sockets: frozenset[int]) -> None:
         for fd, inode in open_sockets().items():
             if inode in sockets:
@@ -80,7 +88,7 @@ class NcclBackend:
         group = _NCCL(store, rank, size, options)
         if size > 1:
             # The communicator is made lazily; making it here keeps its cost and its failures in the forming phase.
-            group.allreduce([torch.zeros(1, device=self._device)]).wait()
+            self.all_reduce(group, [torch.zeros(1, device=self._device)])
         return group
 
     def exchange(self, group: ProcessGroup, sends: Sequence[Message], receives: Sequence[Message]) -> None:
@@ -90,6 +98,13 @@ class NcclBackend:
         works = [group.recv([tensor], peer, 0) for peer, tensor in receives]
         works += [group.send([tensor], peer, 0) for peer, tensor in sends]
         group._group_end()
+        self._finish(works)
+
+    def all_reduce(self, group: ProcessGroup, tensors: Sequence[Tensor]) -> None:
+        self._finish([group.allreduce([tensor]) for tensor in tensors])
+
+    def _finish(self, works: Sequence[Any]) -> None:
+        """NCCL's own wait is only the stream's: without more, this thread would block at the first value it reads."""
         for work in works:
             work.wait()
         torch.cuda.current_stream(self._device).synchronize()

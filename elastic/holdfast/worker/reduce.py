@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Plan, Segment, Span
 from holdfast.program import Program
 from holdfast.worker.comm import WORLD, Comm
@@ -83,10 +84,12 @@ class Reducer:
 
     def microbatch_done(self, microbatch: int) -> None:
         """The backward of a (global) microbatch is over; the schedule runs them in ascending order."""
+        self._comm.enter(Phase.COMPUTE)
         separate(share.sums.layout for share in self._shares)
         if self._canonical and (microbatch + 1) % self._block_size == 0:
             for share in self._shares:
                 share.sums.end_block(microbatch // self._block_size)
+        self._comm.enter(Phase.COMMUNICATE)
 
     def reduce(self) -> None:
         """After the last backward: afterwards every `.grad` is the sum over the global batch. Collective.
@@ -95,10 +98,12 @@ class Reducer:
             CommunicationError: a peer was lost; gradients are of no use then.
         """
         for share in self._shares:
+            self._comm.enter(Phase.COMPUTE)
             if self._canonical:
                 self._reduce_canonical(share)
             else:
                 self._reduce_fast(share)
+        self._comm.enter(Phase.COMPUTE)
         self._ties.sum()
 
     def _reduce_fast(self, share: _Share) -> None:

@@ -19,7 +19,6 @@ from holdfast.program import Program
 from holdfast.worker.data import Activation, apply_layer
 from holdfast.worker.device import Randomness
 from holdfast.worker.layers import HeldLayer
-from holdfast.worker.pulse import Pulse
 from holdfast.worker.sampling import derive_seed
 
 
@@ -57,17 +56,16 @@ class StageModule(nn.Module):
         program: Program,
         layers: list[HeldLayer],
         first_input: ActivationSpec,
-        pulse: Pulse,
+        enter: Callable[[Phase], None],
         device: torch.device,
-        aborted: Callable[[], bool],
     ) -> None:
-        """`aborted` is asked at every layer, so that an abort does not wait until this rank communicates again."""
+        """`enter`: a heartbeat, that raises AbortedError after an abort. It is called at every layer, so that an abort
+        does not wait until this rank communicates again."""
         super().__init__()
-        self._aborted = aborted
         self._program = program
         self._layers = layers
         self._takes_tuple = first_input.is_tuple
-        self.pulse = pulse
+        self.enter = enter
         self.inner = nn.ModuleList(layer.module for layer in layers)
         self.clock = LayerClock()
         self.step = 0
@@ -92,10 +90,8 @@ class StageModule(nn.Module):
         return activation
 
     def _enter(self, layer: HeldLayer) -> None:
-        if self._aborted():
-            raise AbortedError(f"aborted at layer {layer.name!r}")
+        self.enter(Phase.COMPUTE)
         self.current = layer.name
-        self.pulse.beat(Phase.COMPUTE)
 
     def _watch_backward(self, layer: HeldLayer, activation: Activation) -> None:
         """When the gradient of a layer's output is known, the backward of the layers after it is over."""
@@ -144,7 +140,7 @@ class HoldfastStage(PipelineStage):
         self._module.microbatch = self._microbatches.start + fwd_chunk_id
         try:
             output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-            self._module.pulse.beat(Phase.COMMUNICATE)
+            self._module.enter(Phase.COMMUNICATE)
             return output
         except RuntimeError as error:  # torch wraps what the module raised
             if isinstance(error.__cause__, HoldfastError):
@@ -164,7 +160,7 @@ class HoldfastStage(PipelineStage):
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         self._module.clock.backward(self._module._layers[0].index)
-        self._module.pulse.beat(Phase.COMMUNICATE)
+        self._module.enter(Phase.COMMUNICATE)
         self._on_backward(self._microbatches.start + bwd_chunk_id)
 
 

@@ -40,9 +40,8 @@ class StepRunner:
             program,
             list(self._held.values()),
             first.input,
-            setting.pulse,
+            comm.enter,
             setting.device,
-            aborted=lambda: comm.aborted,
         )
         self._stage = HoldfastStage(
             self._module,
@@ -67,7 +66,6 @@ class StepRunner:
 
     def agree(self, stop: bool) -> bool:
         """The first vote of a generation: everyone is ready. Returns whether anyone wants to stop already."""
-        self._setting.pulse.beat(Phase.COMMUNICATE)
         return self._vote.cast({}, {}, stop)[0]
 
     def compute(self, step: int) -> None:
@@ -79,14 +77,13 @@ class StepRunner:
         self._module.step = step
         self._losses.clear()
         inputs = self._load(step)
-        self._setting.pulse.beat(Phase.COMMUNICATE)
         self._reducer.begin()
+        self._comm.enter(Phase.COMMUNICATE)
         target = torch.arange(len(self._microbatches)) if self._is_last else None
         try:
             self._schedule.step(*inputs, target=target, return_outputs=False)
         except RuntimeError as error:  # the stage and the loss have told user code apart: this is communication
             raise self._comm.translate(error) from error
-        self._setting.pulse.beat(Phase.COMMUNICATE)
         self._reducer.reduce()
         if self._computed % _GIVE_BACK_STEPS == 0:
             give_back_freed(self._setting.device)
@@ -100,17 +97,17 @@ class StepRunner:
         """Inputs of this pipeline's microbatches, one after another; targets are kept for the loss."""
         if not (self._is_first or self._is_last):
             return ()
-        self._setting.pulse.beat(Phase.COMPUTE)
         program, device = self._program, self._setting.device
         sizes = {"global_batch": program.global_batch, "microbatch": program.microbatch}
         loaded = []
-        try:
-            for microbatch in self._microbatches:
+        for microbatch in self._microbatches:
+            self._comm.enter(Phase.COMPUTE)
+            try:
                 positions = microbatch_positions(step, microbatch, **sizes)
                 indices = sample_indices(program.seed, positions, len(program.dataset))
                 loaded.append(collate(program.dataset, indices))
-        except Exception as error:  # the user's dataset
-            raise UserCodeError(f"reading the dataset failed: {error!r}") from error
+            except Exception as error:  # the user's dataset
+                raise UserCodeError(f"reading the dataset failed: {error!r}") from error
         self._targets = [_to_device(target, device) for _, target in loaded] if self._is_last else []
         if not self._is_first:
             return ()
@@ -120,14 +117,14 @@ class StepRunner:
     def _loss(self, output: Activation, target: Tensor) -> Tensor:
         index = int(target)
         self._module.current = "loss"
-        self._setting.pulse.beat(Phase.COMPUTE)
+        self._comm.enter(Phase.COMPUTE)
         try:
             loss = self._program.loss(output, self._targets[index])
         except Exception as error:  # the user's loss
             raise UserCodeError(f"the loss failed: {error!r}") from error
         self._losses[self._microbatches.start + index] = loss.detach()
         scaled = loss / self._program.microbatches
-        self._setting.pulse.beat(Phase.COMMUNICATE)
+        self._comm.enter(Phase.COMMUNICATE)
         return scaled
 
 

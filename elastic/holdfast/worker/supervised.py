@@ -1,7 +1,8 @@
 """Runs a generation on a thread of its own, which is left behind if an abort finds it caught in communication.
 
-What a thread that is left behind may still do is harmless: it waits for a message that will not come, and after an
-abort every operation of its Comm raises, so it never reaches what is held again.
+What a thread that is left behind may still do is harmless: it waits for a message that will not come, and comes back
+from there only through its Comm, where after an abort everything raises. So it never reaches what is held again, and
+what it raises then is nobody's failure.
 """
 
 import logging
@@ -27,6 +28,7 @@ class Supervised:
         """`work` raises nothing."""
         self._work, self._comm, self._pulse = work, comm, pulse
         self._over = False
+        self.left_behind = False
         self._wake = threading.Event()
 
     def run(self) -> None:
@@ -53,5 +55,6 @@ class Supervised:
             if self._pulse.last != last or self._pulse.last.phase is not Phase.COMMUNICATE:
                 last, since_s = self._pulse.last, time.monotonic()
             elif time.monotonic() - since_s > _CAUGHT_S:
+                self.left_behind = True
                 log.warning("generation.thread_left_behind", extra={"step": last.step})
                 return

@@ -21,15 +21,18 @@ class Ties:
         self._comm, self._rank, self._held = comm, rank, held
         pipeline, _ = plan.locate(rank)
         names = [layer.name for layer in program.layers]
-        self._groups: list[list[tuple[int, int, str]]] = []  # (rank in this pipeline, layer, parameter)
-        for group in tie_groups(program):
+        # Those that this rank has a part of; each (rank in this pipeline, layer, parameter).
+        self._groups: list[list[tuple[int, int, str]]] = []
+        for group in program.tie_groups:
             members = []
             for path in group:
                 layer_name, parameter = split_parameter(path)
                 layer = names.index(layer_name)
                 owner = next(r for r in plan.holders(layer) if plan.locate(r)[0] == pipeline)
                 members.append((owner, layer, parameter))
-            self._groups.append(members)
+            # All of a group are trained, or all are frozen and have no gradients.
+            if any(owner == rank and parameter in held[layer].trained for owner, layer, parameter in members):
+                self._groups.append(members)
 
     def sum(self) -> None:
         """Collective over a pipeline's ranks that hold tied layers."""
@@ -37,23 +40,21 @@ class Ties:
         receives: list[Message] = []
         totals: list[list[Tensor]] = []
         for members in self._groups:
+            template = next(self._gradient(m) for m in members if m[0] == self._rank)
             owners = sorted({owner for owner, _, _ in members})
             values: list[Tensor] = []
-            template = next((self._gradient(m) for m in members if m[0] == self._rank), None)
-            if template is None:
-                continue
             for member in members:
                 if member[0] == self._rank:
-                    mine = self._gradient(member).clone()
+                    # As its shape says, since another copy may lie in memory in another way.
+                    mine = self._gradient(member).clone(memory_format=torch.contiguous_format)
                     sends += [(owner, mine) for owner in owners if owner != self._rank]
                     values.append(mine)
                 else:
-                    values.append(torch.empty_like(template))
+                    values.append(torch.empty(template.shape, dtype=template.dtype, device=template.device))
                     receives.append((member[0], values[-1]))
             totals.append(values)
         self._comm.exchange(WORLD, sends, receives)
-        mine_first = [members for members in self._groups if any(m[0] == self._rank for m in members)]
-        for members, values in zip(mine_first, totals, strict=True):
+        for members, values in zip(self._groups, totals, strict=True):
             total = values[0].clone()
             for value in values[1:]:
                 total.add_(value)
@@ -66,14 +67,3 @@ class Ties:
         gradient = self._held[layer].trained[parameter].grad
         assert gradient is not None
         return gradient
-
-
-def tie_groups(program: Program) -> list[list[str]]:
-    """Parameter paths that share one value, each group in the order in which the Program names them."""
-    groups: list[list[str]] = []
-    for tie in program.tied:
-        joined = [group for group in groups if tie.a in group or tie.b in group]
-        merged = [path for group in joined for path in group]
-        merged += [path for path in (tie.a, tie.b) if path not in merged]
-        groups = [group for group in groups if group not in joined] + [merged]
-    return groups

@@ -1,5 +1,8 @@
 """Moves whole layers between workers: a header that says what comes, then each tensor as it lies in memory.
 
+What lies on the CPU beside a layer on a GPU (optimizers keep counters there) travels by way of the GPU, since NCCL
+carries nothing else, and is put back on the CPU.
+
 Messages between two workers follow the order of the plan's transfers, which is the same on both sides. Headers of
 all layers travel first, so that every receive of the bulk is posted before the first byte is sent.
 """
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import ProtocolError
+from holdfast.model.heartbeat import Phase
 from holdfast.model.ids import SlotId
 from holdfast.model.records import Transfer
 from holdfast.worker.comm import Comm
@@ -46,8 +50,10 @@ def move_layers(
 ) -> Moved:
     """Carry out this worker's part of `transfers`; collective over `transfer_ranks`.
 
+    `device`: of the layers, and of what the backend carries.
+
     Raises:
-        CommunicationError: a peer was lost; nothing that had not arrived whole is kept.
+        CommunicationError: a peer was lost, or an abort; nothing is kept.
     """
     ranks = {slot: rank for rank, slot in enumerate(transfer_ranks(transfers))}
     outgoing = [t for t in transfers if t.source == me]
@@ -56,13 +62,13 @@ def move_layers(
     sends: list[Message] = []
     for transfer in outgoing:
         tensors = held[transfer.layer].tensors().values()
-        sends += [(ranks[transfer.target], _as_bytes(tensor)) for tensor in tensors]
+        sends += [(ranks[transfer.target], _as_bytes(tensor.to(device))) for tensor in tensors]
     receives: list[Message] = []
     arrivals: dict[int, dict[str, Tensor]] = {}
     received: dict[SlotId, int] = {}
     for transfer, header in zip(incoming, headers, strict=True):
         arrivals[transfer.layer] = {}
-        for name, (dtype, shape) in header["tensors"].items():
+        for name, (dtype, shape, _) in header["tensors"].items():
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             arrivals[transfer.layer][name] = tensor
             receives.append((ranks[transfer.source], _as_bytes(tensor)))
@@ -70,9 +76,16 @@ def move_layers(
     comm.exchange(TRANSFER, sends, receives)
     layers: dict[int, HeldLayer] = {}
     for transfer, header in zip(incoming, headers, strict=True):
+        comm.enter(Phase.COMPUTE)
         layers[transfer.layer] = make_blank(transfer.layer)
-        layers[transfer.layer].load(arrivals.pop(transfer.layer), header["scalars"])
+        layers[transfer.layer].load(_put_back(arrivals.pop(transfer.layer), header), header["scalars"])
+    comm.enter(Phase.COMPUTE)
     return Moved(layers, received)
+
+
+def _put_back(arrived: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What lay on the source's CPU lies on this one's."""
+    return {name: tensor.cpu() if header["tensors"][name][2] == "cpu" else tensor for name, tensor in arrived.items()}
 
 
 def _exchange_headers(
@@ -109,7 +122,8 @@ def _exchange_headers(
 
 def _header(layer: HeldLayer) -> dict[str, Any]:
     tensors = {
-        name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in layer.tensors().items()
+        name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), tensor.device.type)
+        for name, tensor in layer.tensors().items()
     }
     return {"tensors": tensors, "scalars": layer.scalars()}
 

@@ -2,8 +2,10 @@
 
 Spoken to over the socket given as --fd: one JSON line a request, one JSON line an event.
     an encoded WorkerOrder              ->  {"spawned": pid, "slot": index}
+                                        or  {"not_forked": index, "error": why}
     (a child ends)                      ->  {"exited": pid, "status": exit code, negative for a signal}
-It ends, and its workers with it, when the socket closes.
+It ends, and its workers with it, when the socket closes. SIGTERM means nothing to it and to its workers: a service
+manager sends it to every process of the agent, and the agent leaves in its own time.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
@@ -78,7 +81,11 @@ class Zygote:
         self._fork(order)
 
     def _fork(self, order: WorkerOrder) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no processes or memory left: the agent asks again
+            self._tell({"not_forked": order.slot.index, "error": str(error)})
+            return
         if pid == 0:
             self._become_worker(order)
         self._tell({"spawned": pid, "slot": order.slot.index})
@@ -110,7 +117,7 @@ class Zygote:
                 return
             self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
 
-    def _tell(self, event: dict[str, int]) -> None:
+    def _tell(self, event: Mapping[str, int | str]) -> None:
         self._connection.sendall(json.dumps(event).encode() + b"\n")
 
 
@@ -122,6 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging(node=arguments.node)
     Zygote(socket.socket(fileno=arguments.fd)).serve()
 

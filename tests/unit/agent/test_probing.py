@@ -1,8 +1,12 @@
 """A verdict on another agent says no more than what is known."""
 
 import asyncio
+import os
+import resource
+import socket
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 
 from holdfast.agent.contact import ContactPoint, hold_contact
@@ -120,3 +124,68 @@ async def test_both_ends_of_a_contact_hear_when_the_other_is_gone() -> None:
     await asyncio.wait({other}, timeout=0.2)
     await port.close()
     await asyncio.wait_for(other, 5)
+
+
+async def test_an_agent_that_has_no_files_left_did_not_ask() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        verdict, _ = await probe(peers(), "127.0.0.1", 1, "i1", 5.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert verdict is Verdict.UNASKED
+
+
+async def test_many_are_asked_a_few_at_a_time_and_each_has_its_full_time() -> None:
+    waiting, most = 0, 0
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.3)
+        waiting -= 1
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer_late, "127.0.0.1", 0)
+    asker = peers()
+    async with server:
+        number = server.sockets[0].getsockname()[1]
+        # Six rounds of 0.3 s: with one limit for all of them, most would be out of time.
+        bodies = [asker.fetch("127.0.0.1", number, "/alive", 1.5) for _ in range(320)]
+        ended = await asyncio.gather(*bodies, return_exceptions=True)
+    assert 32 < most <= 64
+    assert {type(error) for error in ended} == {aiohttp.ServerDisconnectedError}
+
+
+async def test_both_ends_of_a_contact_are_watched_by_the_kernel() -> None:
+    """The far machine may vanish, and no packet tell of it."""
+    port = port_of("i1")
+    await port.open()
+    before = {name for name in os.listdir("/proc/self/fd") if kept_alive(name)}
+
+    async def both() -> None:
+        while True:
+            if len({name for name in os.listdir("/proc/self/fd") if kept_alive(name)} - before) == 2:
+                return
+            await asyncio.sleep(0.01)
+
+    held = asyncio.create_task(hold_contact(peers(), "127.0.0.1", port.port, NodeId("node-7"), 5))
+    try:
+        await asyncio.wait_for(both(), 5)
+    finally:
+        held.cancel()
+        await port.close()
+
+
+def kept_alive(descriptor: str) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(int(descriptor))) as connection:
+            options = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+            return all(connection.getsockopt(*option) for option in options)
+    except OSError:
+        return False

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from holdfast.agent.reporting import Reporter
 from holdfast.control.member_commands import PutProgress, PutSuspect
-from holdfast.errors import StoreUnavailableError
+from holdfast.errors import StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import Commit, Keys, ProgressRecord, SuspectRecord
 from holdfast.model.wire import decode
@@ -21,12 +21,15 @@ class Moody(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        self.trouble: Exception | None = None
         self.written: list[tuple[str, bytes]] = []
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         if self.away:
             await asyncio.sleep(0)
             raise StoreUnavailableError("away")
+        if self.trouble is not None:
+            raise self.trouble
         self.written.append((key, value))
         return await super().put(key, value, lease)
 
@@ -69,3 +72,27 @@ async def test_reports_keep_their_order_and_generations_are_not_merged() -> None
         await reporter.flush(5)
     keys = [key.removeprefix(KEYS.prefix) for key, _ in store.written]
     assert keys == ["progress", "suspects/1/n", "progress", "progress"]
+
+
+async def test_a_store_that_refuses_is_waited_for_as_one_that_is_away() -> None:
+    store = Moody()
+    store.trouble = StoreError("etcdserver: mvcc: database space exceeded; compact")
+    async with reporting(store) as reporter:
+        reporter.say(commit(1))
+        await reporter.flush(0.3)
+        assert not store.written
+        store.trouble = None
+        await reporter.flush(20)
+    assert len(store.written) == 1
+
+
+async def test_what_the_store_can_never_take_does_not_keep_back_the_rest() -> None:
+    store = Moody()
+    store.trouble = ValueError("request is too large")
+    async with reporting(store) as reporter:
+        reporter.say(commit(1))
+        await reporter.flush(5)
+        store.trouble = None
+        reporter.say(commit(2))
+        await reporter.flush(5)
+    assert [c.step for _, value in store.written for c in decode(ProgressRecord, value).commits] == [2]

@@ -62,6 +62,7 @@ def test_validate_as_json(holdfast: Holdfast, spec: Path) -> None:
         ("stepz: 3", "did you mean steps?"),
         ("block: 3", "block: 3 does not divide the 4 microbatches"),
         ("layout: {depth: 3}", "layout.depth: 3 given; should be at most 2"),
+        ("layout: {memory_per_slot_bytes: 100}", "layout.memory_per_slot_bytes: 100 is too little for layer 'first'"),
         ("reduction: sum", "reduction: 'sum' given"),
     ],
 )

@@ -1,10 +1,9 @@
-"""The coordinator where nodes flap, leases end without a loss, the network is cut, and nobody can be asked."""
+"""The coordinator where nodes flap, leases end without a loss, and stops come late."""
 
 from dataclasses import replace
 
-from harness.coordination import JOB, Talk, kinds, outcome, training
+from harness.coordination import JOB, Talk, kinds, training
 from holdfast.control.coordinator import Coordinator
-from holdfast.control.fencing import patience_s
 from holdfast.model.commands import EvictNode, ProbeNode, ReleaseDrain, WriteGeneration, WriteStart
 from holdfast.model.events import (
     ContactLost,
@@ -12,11 +11,10 @@ from holdfast.model.events import (
     NodeChanged,
     NodeRefused,
     PardonChanged,
-    ProbeAnswered,
     TimePassed,
 )
 from holdfast.model.ids import NodeId
-from holdfast.model.records import AckPhase, Action, Cause, DrainRecord, Result, StopMode, SuspectRecord
+from holdfast.model.records import Action, Cause, DrainRecord, StopMode, SuspectRecord
 
 
 def members(talk: Talk) -> list[str]:
@@ -52,7 +50,7 @@ def test_a_node_without_a_key_is_lost_at_once_when_it_is_dead_silent_or_too_long
         if last_word == "refused":
             said = talk.say(NodeRefused(NodeId("b"), "one"))
         elif last_word == "silent":
-            said = talk.say(ProbeAnswered(NodeId("b"), "one", None))
+            said = talk.silent("b")
         else:
             talk.answer("b")
             assert WriteGeneration not in kinds(talk.wait(JOB.absent_s - 0.1))
@@ -284,258 +282,6 @@ def test_a_node_that_comes_to_leave_again_while_a_generation_forms_is_kept_until
     talk.stopped("a", step=1)
 
     assert ReleaseDrain in kinds(talk.running("a"))
-
-
-# A cut.
-
-
-def test_of_two_halves_the_larger_goes_on_and_the_other_stays_out_until_it_is_reached() -> None:
-    talk = training("a", "b", "c", "d", "e")
-    talk.say(ContactLost(SuspectRecord(generation=1, node=NodeId("c"), detail="reset")))
-    for node in "cde":
-        talk.unreachable(node, "a", "b")
-    for node in "ab":
-        talk.unreachable(node, "c", "d", "e")
-
-    talk.wait(JOB.probe_s)
-    assert (talk.generation.stop, members(talk)) == (StopMode.ABORT, ["c", "d", "e"])
-    assert talk.generation.unreachable == ("a", "b")
-    assert talk.generation.trouble == 0
-    join_all(talk, "c", "d", "e", step=1)
-    assert not talk.wait(100.0), "a and b live, but are out of reach"
-    for node in "abcde":
-        talk.unreachable(node)
-    talk.wait(100.0)
-    assert members(talk) == ["a", "b", "c", "d", "e"]
-
-
-def test_one_that_says_it_cannot_reach_another_is_enough() -> None:
-    """Asymmetric: b hears c, c does not hear b."""
-    talk = training("a", "b", "c")
-    talk.say(ContactLost(SuspectRecord(generation=1, node=NodeId("a"), detail="waits")))
-    talk.unreachable("c", "b")
-    talk.wait(JOB.probe_s)
-
-    assert members(talk) == ["a", "b"]
-    assert "b and c cannot reach each other" in talk.generation.reason
-
-
-def test_a_half_that_could_not_train_is_not_chosen_though_it_is_larger() -> None:
-    talk = training("a", "b", "c", "d", "e", job=replace(JOB, nodes_max=2))
-    assert talk.start.plan is not None
-    assert talk.start.plan.nodes == {"a", "b"}
-    talk.drain("b")  # a generation forms, in which all members are needed
-    for node in "cde":
-        talk.unreachable(node, "a", "b")
-    talk.wait(JOB.probe_s)
-
-    assert members(talk) == ["a", "b"]
-    assert kinds(talk.stopped("a", "b", step=1)) == [WriteStart]
-
-
-def torn() -> Talk:
-    """Each of three nodes holds what nobody else does, and one of them is cut off."""
-    talk = training("a", "b", "c", job=replace(JOB, depth=3, blocks=1, block_size=4))
-    plan = talk.start.plan
-    assert plan is not None
-    assert len(plan.pipelines) == 1
-    talk.unreachable("c", "a", "b")
-    talk.wait(JOB.probe_s)
-    return talk
-
-
-def test_a_cut_after_which_no_part_can_train_is_waited_for() -> None:
-    """No copy is lost: they live, and cannot reach each other."""
-    talk = torn()
-    plan = talk.start.plan
-    assert plan is not None
-    assert members(talk) == ["a", "b"]
-    for node in "ab":
-        (stage,) = [stage for stage in plan.stages if stage.slot.node == node]
-        talk.ack(node, AckPhase.STOPPED, 1, tuple(stage.layers))
-    assert not talk.wait(10_000.0)
-
-    assert kinds(talk.unreachable("c")) == [WriteGeneration]
-    assert members(talk) == ["a", "b", "c"]
-    for stage in plan.stages:
-        said = talk.ack(stage.slot.node, AckPhase.STOPPED, 1, tuple(stage.layers))
-    assert kinds(said) == [WriteStart]
-    assert talk.start.version.step == 1
-
-
-def test_a_job_fails_when_who_was_cut_off_with_the_last_copy_is_gone() -> None:
-    talk = torn()
-    plan = talk.start.plan
-    assert plan is not None
-    for node in "ab":
-        (stage,) = [stage for stage in plan.stages if stage.slot.node == node]
-        talk.ack(node, AckPhase.STOPPED, 1, tuple(stage.layers))
-    talk.wait(1000.0)
-    talk.go("c")
-
-    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
-
-
-def test_a_leader_that_has_seen_no_start_tries_each_half_once_and_then_waits() -> None:
-    """Found by real processes: it forgot what a half had said with the generation of that half, and began one for the
-    other, for ever."""
-    job = replace(JOB, nodes_desired=4, depth=2, blocks=2, block_size=2)
-    old = training("a", "b", "c", "d", job=job)
-    plan = old.start.plan
-    assert plan is not None
-    layers_of = {stage.slot.node: tuple(stage.layers) for stage in plan.stages}
-    first, last = ([str(p.stages[at].slot.node) for p in plan.pipelines] for at in (0, 1))
-    for node in first:
-        old.unreachable(node, *last)
-    old.wait(JOB.probe_s)
-    new = Talk(job)
-    new.coordinator = Coordinator(job, now_s=0.0, generation=old.generation)
-    new.commands = list(old.commands)
-    for node in "abcd":
-        new.coordinator.absorb(NodeChanged(NodeId(node), old.record(node)), 0.0)
-    for node in first:
-        new.unreachable(node, *last)
-    begun = new.progress(1)
-    for _ in range(10):
-        for node in members(new):
-            begun += new.ack(node, AckPhase.STOPPED, 1, layers_of[NodeId(node)])
-
-    assert kinds(begun) == [WriteGeneration]
-    assert not new.wait(10_000.0)
-    for node in first:
-        new.unreachable(node)
-    assert len(members(new)) >= 3, "one more is enough"
-    for node in members(new):
-        begun = new.ack(node, AckPhase.STOPPED, 1, layers_of[NodeId(node)])
-    assert WriteStart in kinds(begun)
-
-
-def test_what_is_said_of_a_cut_may_go_on_changing_and_is_acted_upon() -> None:
-    talk = training("a", "b", "c")
-    for turn in range(20):
-        talk.now_s += 0.4 * JOB.probe_s
-        if talk.unreachable("c", "ab"[turn % 2]):
-            break
-
-    assert talk.now_s <= 4 * JOB.probe_s
-    assert len(members(talk)) == 2
-
-
-def test_steps_that_go_on_refute_what_was_said_of_a_cut() -> None:
-    talk = training("a", "b")
-    talk.unreachable("a", "b")
-    talk.now_s += 0.1
-    talk.progress(2)
-
-    assert not talk.wait(100.0)
-
-
-def test_a_node_that_is_out_of_reach_does_not_disturb_those_that_train() -> None:
-    talk = training("a", "b")
-    talk.come("c")
-    talk.unreachable("a", "c")
-
-    assert not talk.wait(100.0)
-
-
-# Fencing.
-
-
-def silence(talk: Talk, *nodes: str) -> None:
-    for node in nodes:
-        talk.miss(node)
-    for node in nodes:
-        talk.say(ProbeAnswered(NodeId(node), "one", None))
-
-
-def stranded() -> Talk:
-    """All that trained are out of sight, but one that stood by."""
-    return training("a", "b", "s", job=replace(JOB, nodes_max=2))
-
-
-def test_a_generation_starts_only_when_the_last_one_can_commit_nothing_more() -> None:
-    """The silent may be training still, until they know themselves that they may not."""
-    talk = stranded()
-    silence(talk, "a", "b")
-    talk.stopped("s", step=None)
-
-    assert talk.generation.voters == ("a/0#1", "b/0#1")
-    assert not talk.wait(patience_s(JOB.orphan_s) - 0.1)
-    assert patience_s(JOB.orphan_s) > 1.1 * JOB.orphan_s, "clocks run at different rates"
-    assert not talk.wait(0.1), "what they held may come back with them"
-    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
-
-
-def test_one_voter_that_is_known_to_have_stopped_is_enough() -> None:
-    """Without it no step of theirs is voted for."""
-    parked = training("a", "b", "c")
-    silence(parked, "a", "b")
-    assert kinds(parked.stopped("c", step=1)) == [WriteStart]
-
-    refused = stranded()
-    silence(refused, "b")
-    refused.go("a")
-    refused.stopped("s", step=None)
-    assert outcome(refused.wait(JOB.start_settle_s)).record.result is Result.FAILED, "it need not wait for orphans"
-
-    died = stranded()
-    died.worker_dies("a")
-    silence(died, "b", "a")
-    died.stopped("s", step=None)
-    assert outcome(died.wait(JOB.start_settle_s)).record.result is Result.FAILED
-
-
-def test_a_voter_that_comes_back_is_taken_in_and_its_word_is_enough() -> None:
-    talk = stranded()
-    silence(talk, "a", "b")
-    talk.stopped("s", step=None)
-    talk.wait(60.0)
-    assert kinds(talk.come("a")) == [WriteGeneration]
-    assert members(talk) == ["a", "s"]
-
-    assert kinds(talk.stopped("a", "s", step=1))[:1] == [WriteStart]
-
-
-def test_who_was_seen_again_is_waited_for_anew() -> None:
-    """Whoever had contact to the store in between may vote for as long again."""
-    talk = stranded()
-    silence(talk, "a", "b")
-    talk.stopped("s", step=None)
-    assert not talk.wait(JOB.orphan_s)
-    talk.come("a")
-    silence(talk, "a")
-    talk.stopped("s", step=None)
-
-    assert not talk.wait(JOB.orphan_s)
-    assert not talk.wait(patience_s(JOB.orphan_s) - JOB.orphan_s)
-    assert outcome(talk.wait(JOB.start_settle_s)).record.result is Result.FAILED
-
-
-def test_voters_that_are_out_of_reach_and_live_are_waited_for() -> None:
-    talk = training("a", "b", "s", "t", "u", "v", job=replace(JOB, nodes_max=2, depth=2, blocks=1, block_size=4))
-    assert talk.start.plan is not None
-    assert talk.start.plan.nodes == {"a", "b"}
-    talk.drain("a")
-    for node in "ab":
-        talk.unreachable(node, "s", "t", "u", "v")
-    talk.go("b")
-    assert members(talk) == ["s", "t", "u", "v"], "nobody can train, and these are the most"
-    talk.stopped("s", "t", "u", "v", step=None)
-
-    assert not talk.wait(10_000.0)
-    talk.unreachable("a")
-    assert "a" in members(talk)
-
-
-def test_what_was_known_of_the_voters_is_not_asked_for_again() -> None:
-    talk = training("a", "b", "c")
-    talk.go("a")
-    talk.stopped("b", step=1)
-    silence(talk, "b")
-
-    assert talk.generation.number == 3
-    assert talk.generation.voters == ()
-    assert kinds(talk.stopped("c", step=1)) == [WriteStart]
 
 
 # Stops at a boundary.

@@ -1,6 +1,9 @@
 """Keys of generations that are over are found, whoever wrote them, and deleted a bounded number at a time."""
 
+from harness.coordination import training
 from holdfast.control.litter import BATCH_MAX, Litter
+from holdfast.model.commands import WriteGeneration
+from holdfast.model.events import PardonChanged
 from holdfast.model.ids import NodeId
 from holdfast.model.records import Keys
 
@@ -70,3 +73,17 @@ def test_nothing_else_is_ever_deleted() -> None:
     litter.seen(f"{KEYS.prefix}acks/not-a-number/n", deleted=False)
 
     assert not litter.due(10**9)
+
+
+def test_pardons_beyond_what_one_transaction_takes_stand_until_the_next_generation() -> None:
+    talk = training("a", "b", "c")
+    for number in range(BATCH_MAX + 20):
+        talk.say(PardonChanged(NodeId(f"n{number:03}"), True))
+    given: list[str] = []
+    for node in "cb":
+        talk.go(node)
+        (command,) = [c for c in talk.commands[-2:] if isinstance(c, WriteGeneration)]
+        assert len(command.pardons) <= BATCH_MAX
+        given += command.pardons
+
+    assert given == [f"n{number:03}" for number in range(BATCH_MAX + 20)]

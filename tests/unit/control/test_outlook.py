@@ -74,3 +74,14 @@ def test_where_there_are_very_many_the_next_generation_is_given_more_time() -> N
 
     assert waits[0] < 0.3
     assert waits[1] > 10.0
+
+
+def test_after_a_few_looks_only_those_that_are_not_reached_are_asked() -> None:
+    """All ask all: that must not go on for as long as a cut does."""
+    outlook = Outlook(NodeId("a"))
+    outlook.lost(MEMBERS)
+    asked = [c.nodes for c in awake(outlook, 30.0, silent="c") if isinstance(c, ProbePeers)]
+
+    assert asked[:3] == [("b", "c")] * 3
+    assert len(asked) > 10
+    assert set(asked[3:]) == {("c",)}

@@ -171,7 +171,13 @@ def test_a_member_whose_key_is_gone_counts_as_there_until_it_does_not_answer() -
 
     view.absorb(ProbeAnswered(NodeId("a"), "one", (WorkerId("a/0#1"),)), 2.0)
     assert not view.lost
-    view.absorb(ProbeAnswered(NodeId("a"), "one", None), 3.0)
+    for now_s in (3.0, 3.0):
+        view.absorb(ProbeAnswered(NodeId("a"), "one", None), now_s)
+    assert not view.lost, "an answer may get lost, or its loss be told of twice"
+    view.absorb(ProbeAnswered(NodeId("a"), "one", (WorkerId("a/0#1"),)), 3.5)
+    view.absorb(ProbeAnswered(NodeId("a"), "one", None), 4.0)
+    assert not view.lost
+    view.absorb(ProbeAnswered(NodeId("a"), "one", None), 5.0)
     assert [r.slot.node for r in view.lost] == ["a"]
     assert not view.roster.absent
 
@@ -291,7 +297,8 @@ def test_a_suspicion_keeps_its_first_time_and_is_forgotten_with_its_generation()
 
 
 def test_a_probe_that_misses_a_worker_makes_it_lost_and_died() -> None:
-    view = seen(ProbeAnswered(NodeId("a"), "one", ()), ProbeAnswered(NodeId("b"), "one", (WorkerId("b/0#1"),)))
+    gone = ProbeAnswered(NodeId("a"), "one", (), asked=(WorkerId("a/0#1"),))
+    view = seen(gone, ProbeAnswered(NodeId("b"), "one", (WorkerId("b/0#1"),)))
 
     assert [r.slot.node for r in view.lost] == ["a"]
     assert set(view.roster.died) == {"a/0#1"}
@@ -342,7 +349,7 @@ def _draw(rng: Random, number: int) -> Event:
         DrainChanged(NodeId(name), None),
         dead(name),
         unlisted(name),
-        ProbeAnswered(NodeId(name), "one", rng.choice((None, (), (worker.worker,)))),
+        ProbeAnswered(NodeId(name), "one", rng.choice((None, (), (worker.worker,))), (worker.worker,)),
     ]
     return rng.choice(events)
 

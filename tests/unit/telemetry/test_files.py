@@ -2,13 +2,14 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
-from holdfast.telemetry.files import RunFiles, RunInfo
+from holdfast.telemetry.files import RunFiles, RunInfo, event_json
 from holdfast.telemetry.roster import NodeState, NodeStatus
 from holdfast.telemetry.run_event import EventKind, RunEvent
 from unit.telemetry.conftest import Story, commit
@@ -31,7 +32,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     read = RunFiles(files.out)
     assert (read.read_run(), read.read_nodes()) == (INFO, NODES)
     assert read.read_events() == (event("one"), event("two"))
-    assert read.read_events(last=1) == (event("two"),)
+    assert list(read.latest_events()) == [event("two"), event("one")]
     assert read.read_report() == story.recorder.report()
 
 
@@ -72,6 +73,44 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("a") as torn:
         torn.write('{"time_s": 1')
     assert files.read_events() == (event("one"),)
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    reader, path = RunFiles(tmp_path), tmp_path / "events.jsonl"
+    assert list(reader.new_events()) == []
+    with RunFiles(tmp_path) as files:
+        files.append_events([event("one"), event("two")])
+        assert list(reader.new_events()) == [event("one"), event("two")]
+        path.write_bytes(b"x" * (path.stat().st_size - 1) + b"\n")  # it would be refused
+        files.append_events([event("three")])
+        with path.open("a") as torn:
+            torn.write(event_json(event("four")))
+        assert list(reader.new_events()) == [event("three")]
+        with path.open("a") as torn:
+            torn.write("\n")
+        assert list(reader.new_events()) == [event("four")]
+
+
+@pytest.mark.parametrize("length", [1, 70_000, 200_000])
+def test_the_latest_events_are_read_from_the_end_and_no_further_than_wanted(tmp_path: Path, length: int) -> None:
+    told = [event(f"{number} " + "x" * length) for number in range(4)]
+    path = tmp_path / "events.jsonl"
+    with RunFiles(tmp_path) as files:
+        files.append_events(told)
+        assert list(RunFiles(tmp_path).latest_events()) == told[::-1]
+        path.write_bytes(b"no event\n" + path.read_bytes() + b'{"time_s": 1' + b"0" * length)
+        latest = RunFiles(tmp_path).latest_events()
+        assert [next(latest) for _ in told] == told[::-1]
+        with pytest.raises(ProtocolError):
+            next(latest)
+
+
+def test_a_day_of_events_is_read_in_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(20_000 * (event_json(event("one")) + "\n"))
+    begun_s = time.monotonic()
+    assert len(RunFiles(tmp_path).read_events()) == 20_000
+    assert time.monotonic() - begun_s < 3
 
 
 def test_a_loss_that_is_no_number_leaves_valid_json(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_a_layer_that_does_not_fit_is_refused_with_what_it_got_and_from_whom() -
     [
         (lambda: 1 / 0, "'layer0': its factory raised ZeroDivisionError on the meta device"),
         (lambda: 3, "'layer0': its factory returned int; should be an nn.Module"),
+        (lambda: nn.LazyLinear(2), "'layer0': its parameter weight has no shape before the first forward"),
         (lambda: Returns(lambda x: [x]), "'layer0': its output is list; should be a tensor or a tuple of tensors"),
         (lambda: Returns(lambda x: (x, 1)), r"'layer0': its output is a tuple of \(Tensor, int\); should be"),
         (lambda: Returns(lambda x: x), r"'layer0': it has trainable parameters \(weight, ...\) but its output"),
@@ -203,17 +204,57 @@ def test_tied_parameters_must_exist_and_be_alike(a: str, b: str, message: str) -
         inspect(make(square, frozen_square, linear, tied=(Tied(a=a, b=b),)))
 
 
+class Keeping(torch.optim.Optimizer):
+    """Keeps a value for each parameter, and steps nowhere."""
+
+    def __init__(self, value: object, parameters: Any, defaults: dict[str, Any] | None = None) -> None:
+        super().__init__(parameters, {"lr": 0.1} if defaults is None else defaults)
+        self._value = value
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["kept"] = self._value
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"optimizer": lambda parameters: None}, "optimizer: it returned NoneType; should be a torch.optim.Optimizer"),
         ({"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=-1)}, "raised ValueError .* Invalid learning"),
+        (
+            {"optimizer": torch.optim.LBFGS},
+            "optimizer: step.. of LBFGS raised TypeError .* whose step needs no closure",
+        ),
+        (
+            {"optimizer": lambda parameters: torch.optim.SparseAdam(parameters)},
+            "optimizer: step.. of SparseAdam raised RuntimeError .* takes dense gradients",
+        ),
+        ({"optimizer": lambda parameters: Keeping({1, 2}, parameters)}, "Keeping keeps 'kept', a set, for a parameter"),
+        ({"optimizer": lambda parameters: Keeping(1, parameters, {})}, "parameter groups without 'lr'"),
+        ({"lr_schedule": lambda step: 1 / step}, "lr_schedule: it raised ZeroDivisionError for step 0"),
+        ({"lr_schedule": lambda step: float("nan")}, "lr_schedule: it returned nan for step 0; .* 0 or more"),
+        ({"lr_schedule": lambda step: float("inf")}, "lr_schedule: it returned inf for step 0; .* 0 or more"),
+        ({"lr_schedule": lambda step: -0.1}, "lr_schedule: it returned -0.1 for step 0; .* 0 or more"),
         ({"lr_schedule": lambda step: "0.1"}, "lr_schedule: it returned '0.1' for step 0; should be a number"),
     ],
 )
 def test_an_optimizer_or_schedule_that_cannot_be_used_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         inspect(make(linear, **changes))
+
+
+def test_optimizers_of_torch_that_step_each_parameter_by_itself_are_accepted() -> None:
+    for kind in (torch.optim.AdamW, torch.optim.NAdam, torch.optim.Adagrad, torch.optim.Rprop, torch.optim.Adafactor):
+        inspect(make(linear, optimizer=lambda parameters, kind=kind: kind(parameters, lr=0.1)))
+
+
+def test_the_rate_of_the_last_step_is_asked_for_too() -> None:
+    program = make(linear, lr_schedule=lambda step: 1.0 - step / 10)
+
+    inspect(program, steps=11)
+    with pytest.raises(ProgramError, match=r"lr_schedule: it returned -0.\d+ for step 11"):
+        inspect(program, steps=12)
 
 
 def test_collate_stacks_samples_and_always_gives_inputs_as_a_tuple() -> None:
@@ -252,3 +293,64 @@ class Counting(nn.Module):
 def test_a_layer_whose_forward_changes_a_buffer_is_refused(module: Callable[[], nn.Module], buffer: str) -> None:
     with pytest.raises(ProgramError, match=f"changes its buffer .*{buffer}.*GroupNorm"):
         inspect(make(module))
+
+
+def first_in_place() -> nn.Module:
+    return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4))
+
+
+class AddsToItsSecond(nn.Module):
+    """Changes a view of its second input where autograd does not see it."""
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        index.view(-1)[0] += 1
+        return x
+
+
+@pytest.mark.parametrize(
+    ("builds", "message"),
+    [
+        ((square, first_in_place), "'layer1': its forward changes its input, which layer 'layer0' made, in place"),
+        ((first_in_place,), "'layer0': its forward changes its input, which the dataset made, in place"),
+        ((square, Split, AddsToItsSecond), "'layer2': its forward changes part 1 of its input, which layer 'layer1'"),
+    ],
+)
+def test_a_layer_that_changes_its_input_is_refused(builds: tuple[Callable[[], nn.Module], ...], message: str) -> None:
+    with pytest.raises(ProgramError, match=f"{message}.*ReLU.inplace=False."):
+        inspect(make(*builds))
+
+
+def test_a_layer_may_change_in_place_what_it_made() -> None:
+    inspect(make(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True)), linear))
+
+
+class Looks(nn.Module):
+    """Looks rows up, by `how(table, index)`."""
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(5, 4))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.table, x.long())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda table, index: nn.functional.embedding(index, table, sparse=True) * 2,
+        lambda table, index: nn.functional.embedding_bag(index, table, mode="sum", sparse=True),
+        lambda table, index: torch.gather(table, 0, index, sparse_grad=True),
+    ],
+)
+def test_sparse_gradients_are_refused(how: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(ProgramError, match=r"'layer0': .* would make a sparse gradient, .* use sparse=False"):
+        inspect(make(lambda: Looks(how)))
+
+
+def test_what_is_frozen_makes_no_gradient_sparse_or_not() -> None:
+    def look(table: Tensor, index: Tensor) -> Tensor:
+        return nn.functional.embedding(index, table.detach(), sparse=True).sum(1)[:, :2] + table.sum()
+
+    inspect(make(lambda: Looks(look)))

@@ -6,6 +6,7 @@ no connection was there, or etcd turned it away at the door.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -55,8 +56,11 @@ class Cluster:
     def closed(self) -> bool:
         return self._closed
 
-    async def ask(self, what: str, ask: Ask, *, repeatable: bool) -> Any:
+    async def ask(self, what: str, ask: Ask, *, repeatable: bool, patience_s: float = math.inf) -> Any:
         """The reply to `what` (a name for messages) within the deadline.
+
+        A `repeatable` call is asked of another member after `patience_s`, twice as long each time, and after half of
+        the deadline at the latest.
 
         Raises:
             StoreUnavailableError: none came; if not `repeatable`, whether it took effect is unknown.
@@ -67,13 +71,15 @@ class Cluster:
         asked: Member | None = None
 
         async def attempt() -> Any:
-            nonlocal asked
+            nonlocal asked, patience_s
             asked = None
             member, metadata = await self.connected()
             asked = member
             left_s = deadline_s - loop.time()
             # A repeatable call leaves time to try another member.
-            within_s = min(left_s, self._timeout_s / 2) if repeatable and len(self._members) > 1 else left_s
+            is_patient = not repeatable or len(self._members) == 1
+            within_s = left_s if is_patient else min(left_s, self._timeout_s / 2, patience_s)
+            patience_s *= 2
             return await self._ask_once(what, ask, member, metadata, max(within_s, 0.001), repeatable)
 
         try:

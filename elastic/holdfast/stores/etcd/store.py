@@ -37,6 +37,8 @@ from holdfast.stores.etcd.watching import WatchFeed
 from holdfast.stores.polling import PolledWatch
 
 _LEASE_IDS = 1 << 62
+# Of a lease's life, how long its renewal may take before another member is asked.
+_PATIENCE = 1 / 6
 
 
 class EtcdStore:
@@ -63,6 +65,7 @@ class EtcdStore:
         addresses = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in endpoints]
         self._cluster = Cluster(addresses, timeout_s=timeout_s, tls=tls, login=login)
         self._messages = Messages(prefix)
+        self._ttls_s: dict[int, int] = {}  # of the leases granted here
         self._feeds: weakref.WeakSet[WatchFeed] = weakref.WeakSet()
 
     async def get(self, key: str) -> KeyValue | None:
@@ -121,6 +124,7 @@ class EtcdStore:
                     raise
 
         await self._cluster.ask(f"grant of a lease of {ttl_s} s", ask, repeatable=True)
+        self._ttls_s[lease] = request.TTL
         return lease
 
     async def keep_alive(self, lease: int) -> float:
@@ -137,8 +141,11 @@ class EtcdStore:
                 raise ConnectionAbortedError("the stream ended without a reply")
             return reply
 
-        reply = await self._cluster.ask(f"renewal of lease {lease}", ask, repeatable=True)
+        # Renewed at a third of its life, a lease must not end because one member is silent.
+        patience_s = self._ttls_s.get(lease, math.inf) * _PATIENCE
+        reply = await self._cluster.ask(f"renewal of lease {lease}", ask, repeatable=True, patience_s=patience_s)
         if reply.TTL <= 0:
+            self._ttls_s.pop(lease, None)
             raise LeaseExpiredError(f"lease {lease} has expired, was revoked or never was; grant a new one")
         return float(reply.TTL)
 
@@ -154,6 +161,7 @@ class EtcdStore:
 
         # Ids are never used twice, so revoking twice revokes the same lease.
         await self._cluster.ask(f"end of lease {lease}", ask, repeatable=True)
+        self._ttls_s.pop(lease, None)
 
     def watch(self, prefix: str, from_revision: int) -> AsyncIterator[tuple[WatchEvent, ...]]:
         feed = WatchFeed(self._cluster, self._messages, prefix)

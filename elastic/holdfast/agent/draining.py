@@ -1,0 +1,46 @@
+"""What an agent does about its node's own entry under drains: it writes one when it is told to end, and an earlier
+agent's is not meant for it."""
+
+import logging
+
+from holdfast.errors import ProtocolError
+from holdfast.model.ids import NodeId
+from holdfast.model.records import DrainRecord, Keys
+from holdfast.model.wire import decode, encode
+from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
+
+log = logging.getLogger(__name__)
+# What a node writes into its own drain.
+SELF_DRAIN = "SIGTERM"
+
+
+async def ask_to_drain(store: Store, keys: Keys, record: DrainRecord) -> None:
+    """Write `record`, unless the node is to leave as soon already, or has been let go."""
+    key = keys.drain(record.node)
+    while True:
+        held = await store.get(key)
+        if held is not None:
+            known = _read(held)
+            if known is not None and (known.released or known.grace_s <= record.grace_s):
+                return
+        same = Compare(key=key, mod_revision=held.mod_revision if held is not None else 0)
+        if (await store.transact([same], [Put(key=key, value=encode(record))])).succeeded:
+            return
+
+
+async def forget_drain(store: Store, keys: Keys, node: NodeId) -> None:
+    """A drain that was honoured, or that the earlier agent wrote for itself, was not meant for one that begins now."""
+    held = await store.get(keys.drain(node))
+    record = _read(held) if held is not None else None
+    if held is None or record is None or not (record.released or record.reason == SELF_DRAIN):
+        return
+    log.info("drain.forgotten", extra={"reason": record.reason, "released": record.released})
+    await store.transact([Compare(key=held.key, mod_revision=held.mod_revision)], [Delete(key=held.key)])
+
+
+def _read(held: KeyValue) -> DrainRecord | None:
+    try:
+        return decode(DrainRecord, held.value)
+    except ProtocolError as error:
+        log.error("drain.malformed", extra={"key": held.key, "error": str(error)})
+        return None
