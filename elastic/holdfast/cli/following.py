@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from holdfast.errors import CompactedError, ProtocolError, StoreUnavailableError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import FailureRecord, Keys, NodeRecord, OutcomeRecord, ProgressRecord
+from holdfast.model.records import Keys, NodeRecord, OutcomeRecord, ProgressRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import Store
 
@@ -27,7 +27,6 @@ class Follower:
         self._keys = keys
         self._on_node, self._on_step, self._on_change = on_node, on_step, on_change
         self.step = 0
-        self.failure: FailureRecord | None = None
         self.outcome: OutcomeRecord | None = None
         self.ended = asyncio.Event()
 
@@ -49,8 +48,6 @@ class Follower:
         elif kind == "progress":
             self.step = max(self.step, decode(ProgressRecord, value).commits[-1].step)
             self._on_step(self.step)
-        elif kind == "failure":
-            self.failure = self.failure or decode(FailureRecord, value)
         elif kind == "outcome":
             self.outcome = decode(OutcomeRecord, value)
             self.ended.set()

@@ -10,7 +10,6 @@ from holdfast.errors import ProtocolError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     DrainRecord,
-    FailureRecord,
     GenerationRecord,
     JobRecord,
     NodeRecord,
@@ -36,7 +35,6 @@ class JobStatus:
     nodes: tuple[NodeRecord, ...]
     drains: tuple[DrainRecord, ...]
     stop: StopRecord | None
-    failure: FailureRecord | None
     malformed: tuple[str, ...]  # keys whose values cannot be read
 
     def as_json(self) -> dict[str, Any]:
@@ -69,9 +67,6 @@ class JobStatus:
             "standings": [asdict(standing) for standing in generation.standings] if generation is not None else [],
             "unreachable": list(generation.unreachable) if generation is not None else [],
             "stop": self.stop.reason if self.stop is not None else None,
-            "failure": {"where": self.failure.where, "step": self.failure.step, "slot": str(self.failure.slot)}
-            if self.failure is not None
-            else None,
             "outcome": asdict(view.outcome) if view.outcome is not None else None,
             "malformed": list(self.malformed),
         }
@@ -161,7 +156,6 @@ def _status(target: Target, snapshot: Snapshot) -> JobStatus:
         nodes=read_all(NodeRecord, keys.node(NodeId(""))),
         drains=read_all(DrainRecord, keys.drain(NodeId(""))),
         stop=read(StopRecord, keys.one("stop")),
-        failure=read(FailureRecord, keys.one("failure")),
         malformed=tuple(malformed),
     )
 

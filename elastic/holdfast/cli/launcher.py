@@ -20,7 +20,7 @@ from holdfast.cli.following import Follower
 from holdfast.cli.nodes import LocalNodes, NodesSettings
 from holdfast.cli.preparing import Prepared
 from holdfast.model.ids import NodeId
-from holdfast.model.records import FailureRecord, Keys, OutcomeRecord, Result, StopRecord
+from holdfast.model.records import Keys, OutcomeRecord, Result, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.stores.address import join_endpoint
@@ -60,7 +60,6 @@ class Ending:
     """How a run ended. `killed`: by a second Ctrl-C."""
 
     outcome: OutcomeRecord
-    failure: FailureRecord | None
     killed: bool
 
 
@@ -126,7 +125,7 @@ class _Launch:
         outcome = self._follower.outcome or OutcomeRecord(
             result=Result.FAILED, reason="killed by a second Ctrl-C", step=self._follower.step
         )
-        return Ending(outcome=outcome, failure=self._follower.failure, killed=killed)
+        return Ending(outcome=outcome, killed=killed)
 
     async def _train(self) -> None:
         """Until the outcome is written or the user kills the run; then a moment for the agents to leave."""

@@ -101,8 +101,8 @@ def _print_end(report: Report, ending: Ending, out: Path, *, as_json: bool) -> N
         print(report.to_json(), end="")
     else:
         print(summary(report, out), flush=True)
-    if ending.failure is not None:
-        print(f"\n{ending.failure.traceback}", file=sys.stderr, end="")
+    if ending.outcome.failure is not None:
+        print(f"\n{ending.outcome.failure.traceback}", file=sys.stderr, end="")
 
 
 def _exit_code(ending: Ending) -> int:

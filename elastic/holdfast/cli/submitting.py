@@ -136,7 +136,7 @@ async def _follow(target: Target, recording: Recording) -> Ending:
         if following in done:
             following.result()  # raises what ended it
     assert follower.outcome is not None
-    return Ending(outcome=follower.outcome, failure=follower.failure, killed=False)
+    return Ending(outcome=follower.outcome, killed=False)
 
 
 def collect(out: Path, *, as_json: bool) -> None:

@@ -36,6 +36,7 @@ from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     Action,
     Cause,
+    FailureRecord,
     GenerationRecord,
     OutcomeRecord,
     Result,
@@ -108,7 +109,7 @@ class Coordinator:
         view = self._view
         if view.failure is not None:
             failure = view.failure
-            return self._end(Result.FAILED, f"step {failure.step}, {failure.slot}: {failure.where}")
+            return self._end(Result.FAILED, f"step {failure.step}, {failure.slot}: {failure.where}", failure)
         if view.generation is None:
             return self._release() or self._first_generation(now_s)
         if view.is_finished:
@@ -369,9 +370,10 @@ class Coordinator:
         self._copies_lost_s, self._unheard_s, self._lost = None, None, []
         self._lineage = extend_lineage(self._lineage, start.generation, start.version.step)
 
-    def _end(self, result: Result, reason: str) -> Command:
+    def _end(self, result: Result, reason: str, failure: FailureRecord | None = None) -> Command:
         self._ended = True
-        return WriteOutcome(OutcomeRecord(result=result, reason=reason, step=self._view.committed_step))
+        step = self._view.committed_step
+        return WriteOutcome(OutcomeRecord(result=result, reason=reason, step=step, failure=failure))
 
     def _wake(self, at_s: float) -> None:
         self._wake_at_s = at_s if self._wake_at_s is None else min(self._wake_at_s, at_s)

@@ -302,11 +302,12 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeRecord:
-    """outcome: the end of the job."""
+    """outcome: the end of the job. `failure`: the one that ended it, where the user's code did."""
 
     result: Result
     reason: str
     step: int
+    failure: FailureRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,6 @@ class Recorder:
         self._suspects: set[tuple[int, NodeId]] = set()
         self._leader: NodeId | None = None
         self._stop: StopRecord | None = None
-        self._failure: FailureRecord | None = None
         self._outcome: OutcomeRecord | None = None
         self._begun_s: float | None = None
         self._seen_s: float | None = None
@@ -130,7 +129,7 @@ class Recorder:
             name=self._name,
             outcome=outcome.result,
             reason=outcome.reason,
-            failure=failure_report(self._failure),
+            failure=failure_report(outcome.failure),
             steps=self._job.steps,
             steps_committed=timeline.committed_step,
             losses=losses,
@@ -174,8 +173,6 @@ class Recorder:
             case "progress":
                 progress = decode(ProgressRecord, value)
                 yield from self._commits(((progress.generation, c) for c in progress.commits), by_rank_0=True)
-            case "failure":
-                yield from self._failed(decode(FailureRecord, value), now_s)
             case "stop":
                 yield from self._stop_wanted(decode(StopRecord, value), now_s)
             case "outcome":
@@ -278,9 +275,6 @@ class Recorder:
         yield RunEvent(time_s=now_s, kind=EventKind.CONTACT_LOST, text=text, fields=fields)
 
     def _failed(self, record: FailureRecord, now_s: float) -> Iterator[RunEvent]:
-        if self._failure is not None:
-            return
-        self._failure = record
         text = f"the user's code failed at step {record.step} on {record.slot}, in {record.where}"
         fields = {
             "slot": str(record.slot),
@@ -301,6 +295,8 @@ class Recorder:
             return
         self._outcome, self._ended_s = record, now_s
         self._roster.job_ended()
+        if record.failure is not None:
+            yield from self._failed(record.failure, now_s)
         text = f"{record.result.value}: {record.reason}"
         fields = {"result": record.result.value, "reason": record.reason, "step": record.step}
         yield RunEvent(time_s=now_s, kind=EventKind.OUTCOME, text=text, fields=fields)

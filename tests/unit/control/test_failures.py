@@ -57,6 +57,8 @@ def test_a_failure_after_one_that_does_not_count_is_not_missed() -> None:
 
     record = outcome(talk.say(failure(talk, "b", generation=1))).record
     assert record.reason == "step 7, b/0: layer"
+    assert record.failure is not None
+    assert record.failure.where == "layer"
 
 
 def test_a_failure_in_what_was_started_last_ends_the_job_whoever_is_a_member_by_now() -> None:

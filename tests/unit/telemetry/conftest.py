@@ -182,8 +182,9 @@ class Story:
         return self
 
     def failed(self, step: int) -> "Story":
-        record = FailureRecord(slot=slot("a"), step=step, where="layer two", traceback="Traceback: boom")
-        self.put(KEYS.one("failure"), record)
+        failure = FailureRecord(slot=slot("a"), step=step, where="layer two", traceback="Traceback: boom")
+        record = OutcomeRecord(result=Result.FAILED, reason="that is why", step=step, failure=failure)
+        self.put(KEYS.one("outcome"), record)
         return self
 
     def ended(self, result: Result, step: int) -> "Story":

@@ -248,7 +248,7 @@ def test_the_rate_is_of_the_last_steps_only(story: Story) -> None:
 
 
 def test_an_exception_in_the_users_code_is_in_the_report(story: Story) -> None:
-    report = story.trained_to(2).failed(2).ended(Result.FAILED, 2).recorder.report()
+    report = story.trained_to(2).failed(2).recorder.report()
     assert report.outcome is Result.FAILED
     assert report.failure is not None
     assert report.failure.model_dump() == {
