@@ -226,7 +226,8 @@ def test_steps_are_committed_while_the_store_is_away_and_a_loss_waits_for_it(
         made.wait_trained(set(NODES) - {lost})
         ended = made.end()
     assert ended.code == 3, ended.output
-    during = [time_s for time_s in commit_times(tmp_path / "out") if killed_s <= time_s <= lost_s]
+    # Told late, and by several: not in order.
+    during = sorted(time_s for time_s in commit_times(tmp_path / "out") if killed_s <= time_s <= lost_s)
     gaps = [after - before for before, after in pairwise([killed_s, *during, lost_s])]
     assert max(gaps) < 2.0
     since = [g["cause"] for g in ended.report["generations"] if g["begun_time_s"] > killed_s]
