@@ -88,8 +88,8 @@ def replacing(out: Path, aside: str) -> Iterator[None]:
         clear(out)
         yield
     except StoreUnavailableError:
-        raise
-    except Exception:
+        raise  # the job may stand: both runs stay
+    except Exception:  # whatever it is, the earlier run goes back before it is told
         _remove(out)
         for name in earlier:
             (out / aside / name).rename(out / name)

@@ -6,7 +6,8 @@ itself, in place: the same sum, and one gradient less at a time. So about log2(b
 as many where a pipeline's blocks begin inside the tree. To travel, large ones stay as they lie.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ Gradients = tuple[Tensor, ...]  # one of each parameter of a layout, in its orde
 # Parameters of fewer bytes travel side by side in a copy, so many in one as these make.
 _LARGE_BYTES = 1 << 20
 _COPY_BYTES_MAX = 8 << 20
+# Gradients that are exchanged at once: what peers send is held besides one's own.
+_ROUND_BYTES = 32 << 20
+
+T = TypeVar("T")
 
 
 class Bucket:
@@ -50,6 +55,8 @@ class GradientLayout:
         self.dtype, self.device = parameters[0].dtype, parameters[0].device
         self.parameters = tuple(parameters)
         self.buckets = _buckets(self.parameters)
+        # So many at a time as are exchanged at once; the same on every rank.
+        self.rounds = _packed(self.buckets, lambda bucket: bucket.nbytes, _ROUND_BYTES)
 
     def empty(self, size: int) -> Tensor:
         return torch.empty(size, dtype=self.dtype, device=self.device)
@@ -165,15 +172,21 @@ def gradient_layouts(layers: Iterable[HeldLayer]) -> list[GradientLayout]:
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> tuple[Bucket, ...]:
     """Large parameters first, each alone; then the small ones, several in one."""
-    found = [Bucket(parameters, [i]) for i, p in enumerate(parameters) if p.nbytes >= _LARGE_BYTES]
-    together: list[int] = []
+    indices = range(len(parameters))
+    large = [index for index in indices if parameters[index].nbytes >= _LARGE_BYTES]
+    small = [index for index in indices if parameters[index].nbytes < _LARGE_BYTES]
+    together = _packed(small, lambda index: parameters[index].nbytes, _COPY_BYTES_MAX)
+    return tuple(Bucket(parameters, chosen) for chosen in [*([index] for index in large), *together])
+
+
+def _packed(items: Iterable[T], nbytes: Callable[[T], int], most: int) -> list[list[T]]:
+    """Consecutive items in runs of at most `most` bytes, or of a single item."""
+    runs: list[list[T]] = []
     size = 0
-    for index, parameter in enumerate(parameters):
-        if parameter.nbytes >= _LARGE_BYTES:
-            continue
-        if together and size + parameter.nbytes > _COPY_BYTES_MAX:
-            found.append(Bucket(parameters, together))
-            together, size = [], 0
-        together.append(index)
-        size += parameter.nbytes
-    return (*found, Bucket(parameters, together)) if together else tuple(found)
+    for item in items:
+        if not runs or size + nbytes(item) > most:
+            runs.append([])
+            size = 0
+        runs[-1].append(item)
+        size += nbytes(item)
+    return runs

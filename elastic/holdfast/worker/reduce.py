@@ -6,7 +6,7 @@ result travels back (a reduce-scatter and an all-gather whose order of summation
 allreduce: the backend's own all-reduce, whose order is unspecified.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,8 +21,6 @@ from holdfast.worker.process_groups import Message
 from holdfast.worker.ties import Ties
 from holdfast.worker.trees import combine, even_cuts, subtrees
 
-# Gradients that are exchanged at once, in bytes: what peers send is held besides one's own.
-_ROUND_BYTES = 32 << 20
 _CACHE_LINE = 16  # elements: where a flat tensor is cut
 
 
@@ -46,17 +44,6 @@ class _Share:
         """What of the bucket each rank of the segment sums."""
         cuts = even_cuts(bucket.total, len(self.segment.ranks), _CACHE_LINE)
         return [slice(cut.start, cut.stop) for cut in cuts]
-
-    def rounds(self) -> Iterator[list[Bucket]]:
-        """The buckets, so many at a time as are exchanged at once; the same on every rank of the segment."""
-        together: list[Bucket] = []
-        for bucket in self.sums.layout.buckets:
-            if together and sum(b.nbytes for b in together) + bucket.nbytes > _ROUND_BYTES:
-                yield together
-                together = []
-            together.append(bucket)
-        if together:
-            yield together
 
 
 class Reducer:
@@ -122,7 +109,7 @@ class Reducer:
             share.sums.settle(combine(self._plan.block_count, parts, add_all))
             return
         total = next(iter(parts.values()))
-        for buckets in share.rounds():
+        for buckets in share.sums.layout.rounds:
             self._sum_round(share, buckets, parts, total)
         share.sums.settle(total)
 
