@@ -58,6 +58,8 @@ class Rotation:
         self.kills: Counter[str] = Counter()
         self._cluster = cluster
         self._stopped = threading.Event()
+        # Held through each kill and what follows it, until the member is back.
+        self._turn = threading.Lock()
         self._trouble: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="etcd-rotation")
 
@@ -71,6 +73,13 @@ class Rotation:
         if self._trouble is not None:
             raise self._trouble
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """All members are back and none is killed meanwhile: a new leader begins every lease's time anew, so that
+        under a hand that never rests a lease need not end."""
+        with self._turn:
+            yield
+
     def killed_each(self, times: int) -> bool:
         """Whether every member was killed and came back at least `times` times."""
         if self._trouble is not None:
@@ -81,10 +90,11 @@ class Rotation:
         try:
             while not self._stopped.is_set():
                 for member in self._cluster.members:
-                    member.kill()
-                    self._stopped.wait(_DOWN_S)
-                    self._cluster.start(member)
-                    self._cluster.wait_healthy()
+                    with self._turn:
+                        member.kill()
+                        self._stopped.wait(_DOWN_S)
+                        self._cluster.start(member)
+                        self._cluster.wait_healthy()
                     self.kills[member.name] += 1
                     if self._stopped.wait(_UP_S):
                         break
