@@ -1,0 +1,83 @@
+"""One rank's blobs of one save: made in memory, then put into the repository, one while the next one is made."""
+
+import errno
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from holdfast_checkpoint.dcp.host_memory import HostMemory
+from holdfast_checkpoint.dcp.packing import Part, laid_out, write_parts
+from holdfast_checkpoint.digest import Digest
+from holdfast_checkpoint.errors import StorageError
+from holdfast_checkpoint.folders import blob_path
+from holdfast_checkpoint.header import Header
+from holdfast_checkpoint.manifest import BlobEntry
+from holdfast_checkpoint.remote import Repository
+
+log = logging.getLogger(__name__)
+_PENDING_MAX = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBlob:
+    """`starts`: the byte of the blob at which each part begins, by the part's name."""
+
+    entry: BlobEntry
+    starts: dict[str, int]
+
+
+class BlobStore:
+    """`memory`: where copies stay; None keeps none."""
+
+    def __init__(self, repository: Repository, folder: str, step: int, rank: int, memory: HostMemory | None) -> None:
+        self._repository, self._folder, self._step, self._rank = repository, folder, step, rank
+        self._memory = memory
+
+    def store(self, first: int, blobs: Iterable[Sequence[Part]]) -> list[StoredBlob]:
+        """Numbered from `first` on. Raises: StorageError; then some may be stored, and none counts."""
+        stored: list[StoredBlob] = []
+        pending: deque[Future[StoredBlob]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="holdfast-store") as pool:
+            for index, parts in enumerate(blobs):
+                while len(pending) > _PENDING_MAX:
+                    stored.append(pending.popleft().result())
+                number, name = first + index, f"rank-{self._rank}-{index}"
+                header, head = laid_out(parts, self._step)
+                fd = self._open(number, header.size)
+                try:
+                    digest = write_parts(fd, parts, header, head)
+                    pending.append(pool.submit(self._put, fd, number, name, header, digest))
+                except OSError as error:
+                    os.close(fd)
+                    raise StorageError(f"no memory for a blob of {header.size} bytes: {error}") from error
+                except BaseException:
+                    os.close(fd)
+                    raise
+            stored += [future.result() for future in pending]
+        if self._memory is not None:
+            self._memory.keep_only(self._rank, self._folder)
+        return stored
+
+    def _put(self, fd: int, number: int, name: str, header: Header, digest: Digest) -> StoredBlob:
+        try:
+            path = self._repository.put_blob(self._folder, number, f"/proc/self/fd/{fd}", digest)
+        finally:
+            os.close(fd)
+        if self._memory is not None:
+            self._memory.publish(self._rank, self._folder, path)
+        starts = {place.name: header.data_start + place.start for place in header.tensors}
+        return StoredBlob(entry=BlobEntry(layer=number, name=name, path=path, digest=digest), starts=starts)
+
+    def _open(self, number: int, size: int) -> int:
+        """A file in memory; one that stays if it is to and there is room for it."""
+        if self._memory is not None:
+            try:
+                return self._memory.create(self._rank, self._folder, blob_path(number), size)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.ENOENT):
+                    raise
+                log.warning("checkpoint.no_room_in_memory", extra={"bytes": size, "error": str(error)})
+        return os.memfd_create("holdfast-blob", os.MFD_CLOEXEC)

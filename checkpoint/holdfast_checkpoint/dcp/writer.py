@@ -1,0 +1,195 @@
+"""Saves through torch.distributed.checkpoint as a Holdfast checkpoint: blobs of each rank, then one manifest."""
+
+import io
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import SavePlan, SavePlanner, StorageWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from holdfast_checkpoint.dcp.committing import WrittenObject, WrittenTensor, identity_of
+from holdfast_checkpoint.dcp.host_memory import HostMemory
+from holdfast_checkpoint.dcp.objects import unpacked
+from holdfast_checkpoint.dcp.packing import Part, grouped
+from holdfast_checkpoint.dcp.storing import BlobStore, StoredBlob
+from holdfast_checkpoint.folders import folder_of
+from holdfast_checkpoint.manifest import BlobEntry, Manifest
+from holdfast_checkpoint.remote import Repository
+
+log = logging.getLogger(__name__)
+BLOB_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """What the coordinator tells a rank about this save. `number`: of its first blob."""
+
+    folder: str
+    run: str
+    number: int
+
+
+class HoldfastWriter(StorageWriter):
+    """For one `dcp.save` or `dcp.async_save` of `step`, on every rank alike.
+
+    Each save gets a folder of its own and counts once its manifest is there, written by the coordinator after all
+    ranks' blobs; until then, and if it fails, the newest checkpoint is the one before.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        step: int,
+        job: str = "dcp",
+        memory: bool = False,
+        blob_bytes: int = BLOB_BYTES,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`memory`: leave copies in this host's shared memory, for ranks that restart here (one save's worth).
+
+        `blob_bytes`: of a blob, about; twice as much is needed beside the state while it is written.
+        """
+        if step < 0 or blob_bytes < 1:
+            raise ValueError(f"step={step} and blob_bytes={blob_bytes}: a step is 0 or more, a blob has 1 byte or more")
+        self._url, self._step, self._job = os.fspath(url), step, job
+        self._memory, self._blob_bytes, self._storage_options = memory, blob_bytes, storage_options
+        self._rank = 0
+        self._start: _Start | None = None
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """A `checkpoint_id` given to `dcp.save` takes the place of the URL."""
+        if checkpoint_id is not None:
+            self._url = os.fspath(checkpoint_id)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.get("use_collectives", True):
+            raise ValueError("use_collectives=False: nobody would know when all ranks have written; leave it at True")
+        self._rank = kwargs.get("rank", torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        _refuse_cached(plan)
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        for plan in plans:
+            _refuse_cached(plan)
+        # Begins with the time, so that of two saves of one step the later one is the newer one.
+        run = f"{int(time.time()):08x}{secrets.token_hex(4)}"
+        number, told = 0, []
+        for plan in plans:
+            start = _Start(folder=folder_of(self._step, run, 0), run=run, number=number)
+            told.append(replace(plan, storage_data=start))
+            number += sum(1 for _ in grouped(plan.items, self._blob_bytes))
+        self._start = told[0].storage_data
+        return told
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        start = plan.storage_data
+        assert isinstance(start, _Start), "prepare_global_plan made it"
+        # Objects first: one that cannot be stored is told before anything is written.
+        results = [_object(item, planner) for item in plan.items if item.type == WriteItemType.BYTE_IO]
+        results += self._write_blobs(start, plan.items, planner)
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        assert self._start is not None, "the coordinator made the plans"
+        flat = [result for of_rank in results for result in of_rank]
+        identity, blobs = identity_of(metadata, flat)
+        manifest = Manifest(
+            step=self._step,
+            generation=0,
+            run=self._start.run,
+            job=self._job,
+            samples=0,
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
+            identity=identity,
+            spec={},
+            blobs=blobs,
+            versions={"torch": str(torch.__version__)},
+        )
+        self._repository().commit(self._start.folder, manifest)
+        log.info("checkpoint.committed", extra={"url": self._url, "folder": self._start.folder, "step": self._step})
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """torch asks this of the classes it knows; it never chooses this one by itself."""
+        return False
+
+    def _repository(self) -> Repository:
+        return Repository(self._url, storage_options=self._storage_options)
+
+    def _write_blobs(self, start: _Start, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
+        groups = list(grouped(items, self._blob_bytes))
+        if not groups:
+            return []
+        repository = self._repository()
+        memory = HostMemory(repository.url) if self._memory else None
+        store = BlobStore(repository, start.folder, self._step, self._rank, memory)
+        made: list[list[Part]] = []
+
+        def resolved() -> Iterator[list[Part]]:
+            for group in groups:
+                parts = [_part(item, planner) for item in group]
+                # Without the data: what a planner made for this blob alone may go once it is stored.
+                made.append([replace(part, tensor=part.tensor.to("meta")) for part in parts])
+                yield parts
+
+        stored = store.store(start.number, resolved())
+        return [
+            result
+            for group, parts, blob in zip(groups, made, stored, strict=True)
+            for result in _told(group, parts, blob)
+        ]
+
+
+def _refuse_cached(plan: SavePlan) -> None:
+    """A plan that is not usable stands for the one of an earlier save, with that save's folder in it."""
+    if not getattr(plan, "usable", True):  # torch before 2.7 has no such thing
+        raise ValueError("enable_plan_caching=True: cached plans name the folder of an earlier save; leave it off")
+
+
+def _part(item: WriteItem, planner: SavePlanner) -> Part:
+    data, tensor = item.tensor_data, planner.resolve_data(item)
+    assert data is not None and isinstance(tensor, torch.Tensor), "the plan says that it is a tensor"
+    if tensor.shape != data.chunk.sizes or tensor.layout != torch.strided:
+        raise ValueError(
+            f"tensor {item.index.fqn!r} is {tensor.layout} of shape {list(tensor.shape)}, and the plan has dense "
+            f"{list(data.chunk.sizes)}; save dense tensors that do not change their shape while they are saved"
+        )
+    return Part(key=item.index.fqn, offsets=tuple(data.chunk.offsets), shape=tuple(data.size), tensor=tensor)
+
+
+def _object(item: WriteItem, planner: SavePlanner) -> WriteResult:
+    name = item.index.fqn
+    try:
+        data = planner.resolve_data(item)
+    except Exception as error:  # pickling runs the object's own code, which may raise anything
+        raise ValueError(
+            f"{name!r} is no JSON value; make it a tensor, or leave it out of the state ({error!r})"
+        ) from error
+    assert isinstance(data, io.BytesIO), "the plan says that it is none"
+    written = WrittenObject(value=unpacked(data, repr(name)))
+    return WriteResult(index=item.index, size_in_bytes=0, storage_data=written)
+
+
+def _told(items: Sequence[WriteItem], parts: Sequence[Part], blob: StoredBlob) -> Iterator[WriteResult]:
+    entry: BlobEntry | None = blob.entry
+    for item, part in zip(items, parts, strict=True):
+        size = part.tensor.numel() * part.tensor.element_size()
+        start = blob.starts[part.name]
+        written = WrittenTensor(blob=blob.entry.layer, start=start, dtype=part.dtype, entry=entry)
+        yield WriteResult(index=item.index, size_in_bytes=size, storage_data=written)
+        entry = None

@@ -1,0 +1,130 @@
+"""What a kind of storage must do, and what is handed to it. Paths are relative to the root that its URL names."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from holdfast_checkpoint.digest import Buffer, Digest, Hasher, check_chunk, chunks_of, corrupt_chunk
+from holdfast_checkpoint.errors import CorruptError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One file or object."""
+
+    path: str
+    size: int
+    modified_s: float | None  # seconds since the Unix epoch, by the storage's clock
+
+
+class Source:
+    """A blob to store, from a file or a memfd. Whatever is read from it was verified after it was read.
+
+    So a flipped bit in memory, or a buffer that is overwritten meanwhile, is found before it becomes a checkpoint.
+    May be read by several threads at once.
+    """
+
+    def __init__(self, path: str | Path, digest: Digest, what: str) -> None:
+        """`path` may be /proc/self/fd/N. `what` it is called in errors.
+
+        Raises: CorruptError: it has another size than `digest`.
+        """
+        self.digest, self.path, self._what = digest, os.fspath(path), what
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(self._fd).st_size
+        if found != digest.size:
+            os.close(self._fd)
+            raise CorruptError(f"{what} has {found} bytes, and its digest is of {digest.size}")
+
+    @property
+    def size(self) -> int:
+        return self.digest.size
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fills `buffer`; `start` and the end lie on chunks. Raises: CorruptError."""
+        at = 0
+        while at < len(buffer):
+            count = os.preadv(self._fd, [buffer[at:]], start + at)
+            if count == 0:
+                raise self._too_short()
+            at += count
+        self._check(start, buffer)
+
+    def pieces(self, buffer: memoryview) -> Iterator[memoryview]:
+        """All bytes in order, piece after piece in `buffer`. Whether they were right is known at the end.
+
+        Raises: CorruptError: at the end; what was done with the pieces must then be undone.
+        """
+        hasher, at = Hasher(self.digest.chunk_bytes), 0
+        while at < self.size:
+            count = os.preadv(self._fd, [buffer[: self.size - at]], at)
+            if count == 0:
+                raise self._too_short()
+            hasher.update(buffer[:count])
+            yield buffer[:count]
+            at += count
+        for chunk, (found, wanted) in enumerate(zip(hasher.digest().chunks, self.digest.chunks, strict=True)):
+            if found != wanted:
+                raise corrupt_chunk(self.digest, chunk, self._what)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop); both lie on chunks, or at the end. Raises: CorruptError."""
+        data = os.pread(self._fd, stop - start, start)
+        while len(data) < stop - start:
+            more = os.pread(self._fd, stop - start - len(data), start + len(data))
+            if not more:
+                raise self._too_short()
+            data += more
+        self._check(start, memoryview(data))
+        return data
+
+    def _check(self, start: int, data: memoryview) -> None:
+        for chunk, begin, end in chunks_of(self.digest, start, start + len(data)):
+            check_chunk(data[begin - start : end - start], self.digest, chunk, self._what)
+
+    def _too_short(self) -> CorruptError:
+        return CorruptError(f"{self._what} became shorter than the {self.size} bytes of its digest")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(Protocol):
+    """One kind of storage. Raises its own errors, which `storage_errors.translated` knows. Safe for threads.
+
+    `streams`: how many reads at once use it well.
+    """
+
+    streams: int
+
+    def put(self, path: str, data: Buffer, create_only: bool) -> bool:
+        """Store it whole, as far as the storage can, and durably. False: `create_only`, and there is one already."""
+
+    def put_file(self, path: str, source: Source) -> None:
+        """Store it whole and durably, in place of what is there."""
+
+    def size_of(self, path: str) -> int:
+        """Raises: FileNotFoundError, or what means the same."""
+
+    def entries(self, folder: str) -> Sequence[Entry]:
+        """All below `folder` ("": below the root), never from a cache; none if it is not there."""
+
+    def read_into(self, path: str, start: int, buffer: memoryview) -> int:
+        """Bytes read: fewer than asked for only at the end."""
+
+    def remove(self, path: str) -> None:
+        """Durably. That it is not there is no error."""
+
+    def remove_folder(self, folder: str) -> None:
+        """With all that is in it, unfinished uploads included. That it is not there is no error."""

@@ -1,0 +1,89 @@
+"""Reads blobs from a storage in several ranges at once, and hands out nothing whose checksum is another one."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
+from holdfast_checkpoint.errors import CorruptError
+from holdfast_checkpoint.storage import Storage
+
+# Read at once into one place: enough to use a network well, little enough to hold several.
+_RANGE_BYTES = 16 << 20
+
+
+class VerifiedReader:
+    """Safe for threads. `what` a blob is called in errors; its URL is added."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def fill_all(self, path: str, digest: Digest, buffer: memoryview, what: str) -> None:
+        """The whole blob, ranges of it at once. Raises: CorruptError."""
+        spans = list(_ranges(digest))
+        if len(spans) <= 1:
+            for start, stop in spans:
+                self.fill(path, digest, start, buffer[start:stop], what)
+            return
+        with self._readers() as readers:
+            pieces = [readers.submit(self.fill, path, digest, start, buffer[start:stop], what) for start, stop in spans]
+            try:
+                for piece in pieces:
+                    piece.result()
+            finally:
+                readers.shutdown(wait=True, cancel_futures=True)  # after an error nobody wants the rest
+
+    def fill(self, path: str, digest: Digest, start: int, buffer: memoryview, what: str) -> None:
+        """`start` and the end lie on chunks. Read once more if it is wrong: it may be so on its way only.
+
+        Raises: CorruptError.
+        """
+        for is_last in (False, True):
+            try:
+                self._fill_once(path, digest, start, buffer, what)
+                return
+            except CorruptError:
+                if is_last:
+                    raise
+
+    def verify(self, path: str, digest: Digest, what: str) -> Iterator[tuple[int, CorruptError | None]]:
+        """Of each range its bytes, and what is wrong with it. Holds no more than is read at once."""
+        stored = self._storage.size_of(path)
+        if stored != digest.size:
+            yield digest.size, self._wrong_size(path, stored, digest.size, what)
+            return
+
+        def look(span: tuple[int, int]) -> tuple[int, CorruptError | None]:
+            size = span[1] - span[0]
+            try:
+                self.fill(path, digest, span[0], memoryview(bytearray(size)), what)
+            except CorruptError as error:
+                return size, error
+            return size, None
+
+        with self._readers() as readers:
+            yield from readers.map(look, _ranges(digest))
+
+    def is_sound(self, path: str, digest: Digest) -> bool:
+        return all(error is None for _, error in self.verify(path, digest, "it"))
+
+    def _fill_once(self, path: str, digest: Digest, start: int, buffer: memoryview, what: str) -> None:
+        count = self._storage.read_into(path, start, buffer)
+        if count != len(buffer):
+            raise self._wrong_size(path, None if count is None else start + count, digest.size, what)
+        name = f"{what} in {self._storage.url_of(path)}"
+        for chunk, begin, end in chunks_of(digest, start, start + len(buffer)):
+            check_chunk(buffer[begin - start : end - start], digest, chunk, name)
+
+    def _wrong_size(self, path: str, stored: int | None, size: int, what: str) -> CorruptError:
+        has = "is not there any more" if stored is None else f"ends at byte {stored}"
+        return CorruptError(f"{what} in {self._storage.url_of(path)} {has}; {size} bytes were written")
+
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._storage.streams, thread_name_prefix="checkpoint-read")
+
+
+def _ranges(digest: Digest) -> Iterator[tuple[int, int]]:
+    """Of whole chunks, each of about _RANGE_BYTES."""
+    step = max(1, _RANGE_BYTES // digest.chunk_bytes) * digest.chunk_bytes
+    for start in range(0, digest.size, step):
+        yield start, min(start + step, digest.size)
