@@ -1,0 +1,1 @@
+"""`holdfast ckpt`: what lies in a checkpoint storage, whether it is sound, and what may go."""
