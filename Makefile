@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-alone test-together test-quick simulate check bench clean
+.PHONY: help setup demo test test-chaos test-rest test-quick simulate check bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -22,13 +22,13 @@ demo: setup ## train through a kill, a drain and a join; compare with the undist
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the whole test suite, on two cores
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-alone test-together
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-chaos test-rest
 
-test-alone: setup # what runs in one process; every folder but those of test-together
-	$(BIN)/pytest --ignore=tests/integration --ignore=tests/chaos
+test-chaos: setup # whole jobs, most of which wait for their nodes; beside them the processor has time
+	$(BIN)/pytest tests/chaos
 
-test-together: setup # what starts processes of its own
-	$(BIN)/pytest tests/integration tests/chaos
+test-rest: setup
+	$(BIN)/pytest --ignore=tests/chaos
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)

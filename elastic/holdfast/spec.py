@@ -121,6 +121,41 @@ class FailuresSpec(_Section):
     )
 
 
+class SnapshotsSpec(_Section):
+    """Copies of the state in RAM, of its own node and of others."""
+
+    every: int | None = Field(
+        default=None, ge=0, le=10**9, description="steps from one to the next; null: as the overhead allows; 0: none"
+    )
+    overhead: float = Field(
+        default=0.02, gt=0, le=1, description="share of the time that snapshots may cost where `every` is null"
+    )
+    copies: int = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="further copies of each layer in other failure domains; live replicas count",
+    )
+    bandwidth_bytes: Annotated[int | None, BeforeValidator(parse_bytes)] = Field(
+        default=None, ge=1 << 20, description="what an agent may send to others a second, such as 500MB; null: no bound"
+    )
+
+
+class CheckpointsSpec(_Section):
+    """Durable state in remote storage."""
+
+    url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a folder, as a path or an fsspec URL such as s3://bucket/job; null: none",
+    )
+    every: int = Field(default=100, ge=1, le=10**9, description="steps from one checkpoint to the next")
+    keep_last: int = Field(default=3, ge=1, le=10**6, description="the newest so many are kept")
+    keep_every: int | None = Field(
+        default=None, ge=1, le=10**12, description="those of steps divisible by this are kept for ever; null: none"
+    )
+
+
 class JobSpec(_Section):
     """One job."""
 
@@ -141,6 +176,8 @@ class JobSpec(_Section):
     layout: LayoutSpec = Field(default_factory=LayoutSpec, description="wishes for the planner")
     timeouts: TimeoutsSpec = Field(default_factory=TimeoutsSpec, description="how long to wait before doubting")
     failures: FailuresSpec = Field(default_factory=FailuresSpec, description="when a failure ends the job")
+    snapshots: SnapshotsSpec = Field(default_factory=SnapshotsSpec, description="copies of the state in RAM")
+    checkpoints: CheckpointsSpec = Field(default_factory=CheckpointsSpec, description="durable state in remote storage")
 
 
 def load_spec(path: Path, overrides: Mapping[str, Any] | None = None) -> JobSpec:

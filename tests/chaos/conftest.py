@@ -1,8 +1,12 @@
 """The undisturbed run that every disturbed one is compared with, computed once."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from harness.realrun.jobs import Ended, run_job, toy_spec
+from harness.storage.s3_server import Kind, running_s3
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +16,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     ended = run_job(toy_spec(folder, steps=24), folder / "out", "--nodes", "1")
     assert ended.code == 0, ended.output
     return ended
+
+
+@pytest.fixture
+def checkpoint_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where checkpoints go: "file" for a folder, "s3" for a bucket of a real S3 server on loopback."""
+    if request.param == "file":
+        yield str(tmp_path / "checkpoints")
+        return
+    with running_s3(tmp_path, Kind.MOTO, "bucket") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://bucket/toy"

@@ -1,19 +1,21 @@
 """One record of every kind that stands in the store, by its key: what fuzzing starts from."""
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.keys import Keys
 from holdfast.model.plan import Pipeline, Plan, Span, Stage
 from holdfast.model.records import (
     AckPhase,
     Action,
     AgentRef,
     Cause,
+    CheckpointRef,
+    CheckpointsRecord,
     ClaimRecord,
     Commit,
     DrainRecord,
     FailureRecord,
     GenerationRecord,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeAck,
     NodeRecord,
@@ -30,6 +32,8 @@ from holdfast.model.records import (
     StopRecord,
     SuspectRecord,
     Transfer,
+    UploadedBlob,
+    UploadRecord,
     Version,
     WorkerRef,
 )
@@ -102,6 +106,15 @@ RECORDS: dict[str, object] = {
     KEYS.suspect(1, NODE): SuspectRecord(generation=1, node=NODE, detail="gone"),
     KEYS.one("progress"): ProgressRecord(generation=1, commits=(_COMMIT,)),
     KEYS.one("failure"): FailureRecord(slot=_SLOT, step=1, where="layer", traceback="text"),
+    KEYS.upload(Version(4, 1), NODE): UploadRecord(
+        node=NODE,
+        version=Version(4, 1),
+        loss=0.5,
+        blobs=(UploadedBlob(layer=0, path="00000.safetensors", size=1, chunk_bytes=16, chunks=("0" * 32,)),),
+    ),
+    KEYS.one("checkpoints"): CheckpointsRecord(
+        committed=(CheckpointRef(version=Version(2, 0), folder="0000000002-r-0"),)
+    ),
     KEYS.one("stop"): StopRecord(reason="r"),
     KEYS.one("outcome"): OutcomeRecord(result=Result.COMPLETED, reason="r", step=5),
 }

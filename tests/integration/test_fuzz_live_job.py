@@ -12,7 +12,7 @@ from harness.realrun.cluster import Cluster, cluster
 from harness.realrun.jobs import run_job, toy_spec
 from holdfast.errors import LeaseExpiredError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 from holdfast.stores.address import StoreAccess, open_store, parse_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

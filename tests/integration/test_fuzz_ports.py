@@ -270,7 +270,7 @@ def test_a_worker_that_hears_nonsense_from_its_agent_ends(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     urgent: list[Stop | Exit] = []
     with theirs:
-        channel = Channel(ours, urgent.append)
+        channel = Channel(ours, urgent.append, lambda _: None)
         theirs.sendall(frame(encode_message(Stop(generation=3, abort=True))) + data)
         theirs.shutdown(socket.SHUT_WR)
         channel.start()

@@ -44,6 +44,8 @@ from holdfast.worker.main import Worker
 from holdfast.worker.process_groups import GlooBackend, Message, ProcessGroup
 from holdfast.worker.pulse import Pulse
 from holdfast.worker.reduce import Reducer
+from holdfast.worker.restoring import Restores
+from holdfast.worker.snapshots import Snapshots
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.supervised import Supervised
 from holdfast.worker.transfer import TRANSFER, move_layers
@@ -69,7 +71,9 @@ def setting_of(program: Program, pulse: Pulse, slot: SlotId, out: str = "") -> S
         worker=WorkerId("worker"),
         program=program,
         facts=inspect(PROGRAM),
-        spec=JobSpec.model_validate({"name": "toy", "program": {"entry": f"{TOY}:program"}, "steps": 1}),
+        spec=JobSpec.model_validate(
+            {"name": "toy", "program": {"entry": f"{TOY}:program"}, "steps": 1, "snapshots": {"every": 0}}
+        ),
         device=CPU,
         host="127.0.0.1",
         out=out,
@@ -95,6 +99,14 @@ def start_of(store: dist.TCPStore, **fields: Any) -> Start:
     return Start(generation=generation, start=StartRecord(**(record | fields)))
 
 
+def run_of(
+    setting: Setting, holdings: Holdings, message: Start, comm: Comm, send: Callable[[FromWorker], None]
+) -> GenerationRun:
+    """Nobody wants it to stop."""
+    snapshots = Snapshots(setting.spec, send, counts_cpu=True)
+    return GenerationRun(setting, holdings, message, comm, send, lambda: False, snapshots, Restores())
+
+
 def alone() -> Plan:
     return Plan((Pipeline((Stage(SOURCE, Span(0, len(PROGRAM.layers))),), Span(0, PROGRAM.microbatches)),))
 
@@ -113,7 +125,7 @@ def test_an_abort_waits_for_layers_that_are_being_built_and_none_of_them_is_held
     pulse, holdings, sent, ended = Pulse(None), Holdings(), list[FromWorker](), list[str]()
     setting = setting_of(replace(PROGRAM, layers=tuple(layers)), pulse, TARGET)
     comm = comm_of(store, pulse)
-    generation = GenerationRun(setting, holdings, start_of(store), comm, sent.append, lambda: False)
+    generation = run_of(setting, holdings, start_of(store), comm, sent.append)
 
     def work() -> None:
         try:
@@ -241,6 +253,7 @@ def test_what_a_thread_that_was_left_behind_raises_is_told_to_nobody(
 ) -> None:
     made, agent = worker
     backend, pulse = Stuck(error), Pulse(None)
+    made._snapshots = Snapshots(setting_of(PROGRAM, pulse, SOURCE).spec, made._channel.send, counts_cpu=True)
     threads = set(threading.enumerate())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(made._run, setting_of(PROGRAM, pulse, SOURCE), backend, start_of(store))
@@ -288,7 +301,7 @@ def test_a_worker_is_seen_to_live_while_it_reads_samples_and_writes_the_final_we
         sent.append((message, pulse.last.count, pulse.last.phase))
 
     try:
-        GenerationRun(setting, Holdings(), message, comm, send, lambda: False).run()
+        run_of(setting, Holdings(), message, comm, send).run()
     finally:
         comm.close()
     assert len(dataset.read_at) == PROGRAM.global_batch

@@ -82,11 +82,12 @@ def names_called(source: str) -> set[str]:
 
 def modules_in(package: str) -> list[str]:
     """`package` and every module below it that can be imported here, without importing any."""
-    path = ROOT / "elastic" / Path(*package.split("."))
+    base = ROOT / ("checkpoint" if package.startswith("holdfast_checkpoint") else "elastic")
+    path = base / Path(*package.split("."))
     if path.with_suffix(".py").is_file():
         return [package]
     assert (path / "__init__.py").is_file(), f"{package} is neither a module nor a package of {RUNTIME.parent}"
-    below = (found.relative_to(ROOT / "elastic").with_suffix("") for found in sources(path))
+    below = (found.relative_to(base).with_suffix("") for found in sources(path))
     names = {".".join(found.parts).removesuffix(".__init__") for found in below if found.name != "__main__"}
     absent = [name for name, extra in NEEDS_EXTRA.items() if importlib.util.find_spec(extra) is None]
     return sorted(name for name in names if not any(f"{name}.".startswith(f"{needy}.") for needy in absent))

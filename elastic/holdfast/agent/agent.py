@@ -24,6 +24,8 @@ from holdfast.agent.peers import Peers
 from holdfast.agent.reporting import Reporter
 from holdfast.agent.settings import AgentSettings
 from holdfast.agent.terms import Terms
+from holdfast.agent.tiers import Home, Tiers
+from holdfast.agent.watchdog import watch_workers
 from holdfast.agent.workers import Workers
 from holdfast.control.member import Identity, Member
 from holdfast.control.member_commands import (
@@ -33,18 +35,20 @@ from holdfast.control.member_commands import (
     ProbeLeader,
     ProbePeers,
     SpawnWorker,
+    TakeSnapshot,
     TellWorker,
+    TendTiers,
 )
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, UserError
-from holdfast.model.heartbeat import Permit, Phase
+from holdfast.model.heartbeat import Permit
 from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
 from holdfast.model.messages import FromWorker
 from holdfast.model.records import (
     ClaimRecord,
     DrainRecord,
     GenerationRecord,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeRecord,
     OutcomeRecord,
@@ -57,9 +61,6 @@ from holdfast.stores.counted import CountedStore
 from holdfast.telemetry.metrics import AgentMetrics
 
 log = logging.getLogger(__name__)
-# How many times the limit of its own code a worker may wait for the others.
-_TURNS = 3
-_WATCHDOG_S = 0.25
 
 
 class Agent:
@@ -77,9 +78,17 @@ class Agent:
         self._incarnation = uuid.uuid4().hex[:12]
         self._peers = Peers(Credentials(settings.secret, settings.job), settings.tls)
         self._claim = NodeClaim(store, self._keys, self._peers, timeouts.lease_ttl_s)
+        self._tiers = Tiers(job, self._home(), settings.node, self._peers)
         contact = ContactPoint(self._contact_lost)
-        metrics = self._metrics.text
-        self._http = HttpPort(settings.listening, self._peers, self._alive, self._status, contact, metrics)
+        self._http = HttpPort(
+            settings.listening,
+            self._peers,
+            self._alive,
+            self._status,
+            contact,
+            self._metrics.text,
+            self._tiers.peers.routes(),
+        )
         self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
         worker_key = self._peers.credentials.worker_key
         self._workers = Workers(
@@ -90,7 +99,7 @@ class Agent:
             store, self._keys, settings.node, self._peers, timeouts.probe_s, timeouts.lease_ttl_s
         )
         self._terms = Terms(
-            lambda: Leader(store, self._keys, job, timeouts.probe_s, self._peers),
+            lambda: Leader(store, self._keys, job, timeouts.probe_s, self._peers, self._tiers.repository),
             self._candidate,
             lost_s=timeouts.probe_s,
             away_s=timeouts.lease_ttl_s / 10,
@@ -129,6 +138,7 @@ class Agent:
             await self._take_part()
         finally:
             await self._workers.close()
+            self._tiers.close()
             await self._let_go(self._lease.id)
             await self._http.close()
         if self._refusal is not None:
@@ -148,7 +158,8 @@ class Agent:
                     ("mend", self._mender.run()),
                     ("lead", self._terms.run()),
                     ("contact", self._neighbours.keep_contact(self._leader_silent)),
-                    ("watchdog", self._watch_workers()),
+                    ("tiers", self._tiers.run()),
+                    ("watchdog", watch_workers(self._workers, self._node, self._spec.timeouts.progress_s, self._do)),
                     ("timer", self._wake()),
                 )
             ]
@@ -184,6 +195,10 @@ class Agent:
                     self._workers.kill(index, reason, show_stacks=True)
                 case TellWorker(index, message):
                     self._workers.tell(index, message)
+                case TendTiers(generation, start):
+                    self._tiers.tend(generation, start)
+                case TakeSnapshot(index, message):
+                    self._tiers.snapshot_said(index, message)
                 case ProbeLeader():
                     self._background(self._neighbours.probe_leader(), "probe-leader")
                 case ProbePeers(nodes):
@@ -195,6 +210,17 @@ class Agent:
                 case _:
                     self._reporter.say(command)
         self._changed.set()
+
+    def _home(self) -> Home:
+        return Home(
+            tell_worker=lambda index, message: self._workers.tell(index, message),
+            worker_pid=lambda index: self._workers.pid(index),
+            say_upload=lambda report: self._reporter.say(report),
+            snapshots_changed=lambda inventory, unsound: self._node.stores(inventory, unsound),
+            restore_failed=lambda number, detail: self._do(self._node.restore_failed(number, detail)),
+            in_background=self._background,
+            corrupt=self._metrics.found_corrupt,
+        )
 
     def _background(self, work: Coroutine[Any, Any, Any], name: str) -> None:
         """Until it is done or the agent leaves."""
@@ -341,20 +367,6 @@ class Agent:
         if term is not None and record is not None:
             self._background(term.ask_after(record), f"ask-after-{node}")
 
-    async def _watch_workers(self) -> None:
-        """Kill what makes no progress in its own code. Who waits for others is rarely the one that hangs: it is only
-        reported, after the others had their turn."""
-        limit_s = self._spec.timeouts.progress_s
-        while True:
-            await asyncio.sleep(_WATCHDOG_S)
-            for ref in self._node.live_workers:
-                index = ref.slot.index
-                phase, silent_s = self._workers.silent_s(index)
-                if phase is Phase.COMPUTE and silent_s > limit_s:
-                    self._workers.kill(index, f"no progress for {silent_s:.0f} s", show_stacks=True)
-                elif phase is Phase.COMMUNICATE and silent_s > _TURNS * limit_s:
-                    self._do(self._node.worker_waits(index, f"{ref.slot} has waited for {silent_s:.0f} s"))
-
     async def _wake(self) -> None:
         """Give the session its time."""
         while True:
@@ -382,10 +394,3 @@ class Agent:
             "agent_pid": os.getpid(),
             "worker_pids": list(self._workers.pids()),
         }
-
-
-def node_id(text: str) -> NodeId:
-    """Raises: ValueError: a node's name must fit into a key."""
-    if not text or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789.-" for c in text):
-        raise ValueError(f"node {text!r}: use a-z, 0-9, '.' and '-'")
-    return NodeId(text)

@@ -5,7 +5,8 @@ import logging
 
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import DrainRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import DrainRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
 

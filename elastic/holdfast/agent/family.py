@@ -5,7 +5,8 @@ import logging
 
 from holdfast.errors import ProtocolError, UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, NodeRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import NodeRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import Store
 

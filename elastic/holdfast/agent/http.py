@@ -5,7 +5,7 @@ who may only read, bring a bearer token that is derived from it. What is refused
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BODY_BYTES_MAX = 4 << 10
 _LINE_BYTES_MAX = 4 << 10
 _NONCE = web.RequestKey("nonce", str)
+# What a handler signs in the place of a body that it sends piece by piece.
+STANDS_FOR_BODY = web.RequestKey("stands_for_body", bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,10 @@ class HttpPort:
         status: Callable[[], dict[str, Any]],
         contact: ContactPoint,
         metrics: Callable[[], bytes] = generate_latest,
+        for_peers: Mapping[str, Handler] | None = None,
     ) -> None:
-        """`metrics` in Prometheus' text format; unless given, those of this process alone."""
+        """`metrics` in Prometheus' text format; unless given, those of this process alone. `for_peers`: what else only
+        peers may ask for, by path."""
         self._listening, self._peers = listening, peers
         application = web.Application(client_max_size=_BODY_BYTES_MAX)
         application.on_response_prepare.append(self._prove)
@@ -56,6 +60,8 @@ class HttpPort:
         add("/status", self._for_readers(_answer(status)), allow_head=False)
         measured = _answer_metrics(metrics)
         add("/metrics", measured if listening.open_metrics else self._for_readers(measured), allow_head=False)
+        for path, handler in (for_peers or {}).items():
+            add(path, self._for_peers(handler), allow_head=False)
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -107,10 +113,10 @@ class HttpPort:
         request[_NONCE] = self._peers.credentials.verify(authorization, request.method, request.raw_path, body)
 
     async def _prove(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Sign what is answered to a peer; of an answer without end, only that it began."""
+        """Sign what is answered to a peer; of an answer without end, only that it began, or what stands for it."""
         nonce = request.get(_NONCE)
         if nonce is not None:
-            body = response.body if isinstance(response, web.Response) else b""
+            body = response.body if isinstance(response, web.Response) else request.get(STANDS_FOR_BODY, b"")
             data = body if isinstance(body, bytes) else b""
             response.headers[PROOF_HEADER] = self._peers.credentials.answer(nonce, response.status, data)
 

@@ -5,9 +5,10 @@ Every write is fenced: its transaction holds only while the leader key is the on
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from holdfast.agent.following import Following, surely
+from holdfast.agent.librarian import Librarian
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.control.coordinator import Coordinator
@@ -17,6 +18,7 @@ from holdfast.control.litter import BATCH_MAX, Litter
 from holdfast.errors import ProtocolError, StoreError
 from holdfast.model.commands import (
     Command,
+    CommitCheckpoint,
     EvictNode,
     ProbeNode,
     ReleaseDrain,
@@ -24,21 +26,32 @@ from holdfast.model.commands import (
     WriteOutcome,
     WriteStart,
 )
-from holdfast.model.events import AckReceived, Event, NodeRefused, ProbeAnswered, TimePassed
+from holdfast.model.events import (
+    AckReceived,
+    CheckpointFailed,
+    Event,
+    NodeRefused,
+    ProbeAnswered,
+    TimePassed,
+    UploadReported,
+)
 from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
 from holdfast.model.records import (
+    CheckpointsRecord,
     DrainRecord,
     GenerationRecord,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeAck,
     NodeRecord,
     OutcomeRecord,
     StartRecord,
+    Version,
 )
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Snapshot, Store
+from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
 # From so many slots on deciding may take long enough to keep this agent from renewing its lease and answering probes.
@@ -53,7 +66,17 @@ class LostLeadershipError(Exception):
 class Leader:
     """One term: from winning the leader key until it is lost or the job ends."""
 
-    def __init__(self, store: Store, keys: Keys, job: JobRecord, probe_s: float, peers: Peers) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        job: JobRecord,
+        probe_s: float,
+        peers: Peers,
+        repository: Repository | None = None,
+    ) -> None:
+        """`repository`: where checkpoints are, if the job has any."""
+        self._librarian = Librarian(repository, job, self._write_checkpoints) if repository is not None else None
         self._store, self._keys, self._job, self._probe_s, self._peers = store, keys, job, probe_s, peers
         self._fence: Compare | None = None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
@@ -144,6 +167,9 @@ class Leader:
             for event in events:
                 if isinstance(event, AckReceived):
                     _check_layers(event.ack, len(self._job.layer_names))
+                elif isinstance(event, UploadReported):
+                    layers = [blob.layer for blob in event.record.blobs]
+                    _require_layers(event.record.node, layers, len(self._job.layer_names))
             return events
         except ProtocolError as error:
             log.error("leader.malformed", extra={"key": key, "error": str(error)})
@@ -192,7 +218,29 @@ class Leader:
                 tasks.create_task(self.ask_after(record), name=f"probe-{record.node}")
             case EvictNode(record, reason):
                 await self._evict(record, reason)
+            case CommitCheckpoint():
+                tasks.create_task(self._commit_checkpoint(command), name=f"checkpoint-{command.version.step}")
         return False
+
+    async def _commit_checkpoint(self, command: CommitCheckpoint) -> None:
+        if self._librarian is None:
+            return
+        if not await self._librarian.commit(command):
+            self._inbox.put_nowait(CheckpointFailed(command.version))
+            return
+        shares = await surely(lambda: self._store.get_prefix(self._keys.uploads), "uploads")
+        old = [kv.key for kv in shares.kvs if self._is_old(kv.key, command.version)]
+        for first in range(0, len(old), BATCH_MAX):
+            await self._write([], [Delete(key=key) for key in old[first : first + BATCH_MAX]])
+
+    def _is_old(self, key: str, version: Version) -> bool:
+        try:
+            return self._keys.version_of_upload(key) <= version
+        except ValueError:
+            return True  # of no use to anybody
+
+    async def _write_checkpoints(self, record: CheckpointsRecord) -> None:
+        await self._write([], [Put(key=self._keys.one("checkpoints"), value=encode(record))])
 
     async def _write_generation(self, record: GenerationRecord, pardons: Sequence[NodeId]) -> None:
         """By compare-and-swap on the one before: also two agents that both think they lead make one history."""
@@ -286,10 +334,15 @@ async def evict(store: Store, held: KeyValue, reason: str) -> None:
 def _check_layers(ack: NodeAck, layers: int) -> None:
     """Raises: ProtocolError: it names a layer that the job does not have."""
     for inventory in ack.inventory:
-        named = {*inventory.layers, *(layer for layer, _ in inventory.layer_cost_s)}
-        wrong = sorted(layer for layer in named if not 0 <= layer < layers)
-        if wrong:
-            raise ProtocolError(f"{inventory.slot} tells of layer {wrong[0]}; the job has layers 0 to {layers - 1}")
+        _require_layers(str(inventory.slot), {*inventory.layers, *(n for n, _ in inventory.layer_cost_s)}, layers)
+    for held in ack.snapshots:
+        _require_layers(ack.node, held.layers, layers)
+
+
+def _require_layers(who: str, named: Collection[int], layers: int) -> None:
+    wrong = sorted(layer for layer in named if not 0 <= layer < layers)
+    if wrong:
+        raise ProtocolError(f"{who} tells of layer {wrong[0]}; the job has layers 0 to {layers - 1}")
 
 
 def _nodes_first(kv: KeyValue) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,8 @@ from holdfast.agent.submission import read_job
 from holdfast.agent.tls import TlsFiles
 from holdfast.errors import HoldfastError, UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import JobRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import JobRecord
 from holdfast.spec import JobSpec
 from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
@@ -63,6 +65,7 @@ def run_agent(options: AgentOptions) -> None:
         if os.getppid() != options.parent_pid:
             return  # it ended before we asked to be told
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _allow_many_files()
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-"))
     try:
         if len(os.fsencode(scratch)) > _SCRATCH_BYTES_MAX:
@@ -74,6 +77,12 @@ def run_agent(options: AgentOptions) -> None:
         raise _explain(group) from group
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _allow_many_files() -> None:
+    """Each copy of a layer in RAM is an open file, of the agent and of a worker, which inherits the limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(options: AgentOptions, scratch: Path) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from holdfast.agent.following import StoreTrouble
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
 from holdfast.model.records import (
+    CheckpointsRecord,
     ClaimRecord,
     DrainRecord,
     FailureRecord,
     GenerationRecord,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeAck,
     NodeRecord,
@@ -30,6 +31,7 @@ from holdfast.model.records import (
     StartRecord,
     StopRecord,
     SuspectRecord,
+    UploadRecord,
 )
 from holdfast.model.wire import decode
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Store
@@ -51,9 +53,11 @@ KINDS: dict[str, type] = {
     "pardons": PardonRecord,
     "acks": NodeAck,
     "suspects": SuspectRecord,
+    "uploads": UploadRecord,
+    "checkpoints": CheckpointsRecord,
 }
 # Superseded by what is said next, and too many to keep those of others.
-_KEPT_OF_OWN = ("acks", "suspects")
+_KEPT_OF_OWN = ("acks", "suspects", "uploads")
 _GIVEN_S = (0.5, 1.5)
 _REFUSED_S = 5.0
 

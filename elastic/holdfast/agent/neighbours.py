@@ -8,7 +8,8 @@ from holdfast.agent.leading import evict
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, LeaderRecord, NodeRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import LeaderRecord, NodeRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import KeyValue, Store
 

@@ -14,6 +14,7 @@ from holdfast.errors import ProtocolError
 from holdfast.stores.address import join_endpoint
 
 _ANSWER_BYTES_MAX = 1 << 20
+_POLLED_BYTES_MAX = 16 << 20
 # At once: who asks after a thousand nodes must not run out of files, nor let them time out in a queue.
 _ASKED_AT_ONCE = 64
 
@@ -25,7 +26,7 @@ class Peers:
         """Raises: UserError: a file of `tls` cannot be used."""
         self.credentials = credentials
         self.server_context: ssl.SSLContext | None = server_context(tls) if tls is not None else None
-        self._client_context: ssl.SSLContext | None = client_context(tls) if tls is not None else None
+        self.client_context: ssl.SSLContext | None = client_context(tls) if tls is not None else None
         self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
 
     async def fetch(self, host: str, port: int, path: str, timeout_s: float) -> bytes:
@@ -36,16 +37,23 @@ class Peers:
             aiohttp.ClientError, OSError, TimeoutError: no answer.
         """
         async with self._asking:
-            return await self._fetch(self._url(host, port, path), path, timeout_s)
+            return await self._fetch(self._url(host, port, path), path, timeout_s, _ANSWER_BYTES_MAX)
 
-    async def _fetch(self, url: str, path: str, timeout_s: float) -> bytes:
+    async def poll(self, host: str, port: int, path: str, timeout_s: float) -> bytes:
+        """As `fetch`, of an answer that the other may hold back for long: nobody's turn waits for it.
+
+        Raises: as `fetch`.
+        """
+        return await self._fetch(self._url(host, port, path), path, timeout_s, _POLLED_BYTES_MAX)
+
+    async def _fetch(self, url: str, path: str, timeout_s: float, bytes_max: int) -> bytes:
         signature = self.credentials.sign("GET", path)
         async with self._session(timeout_s) as session, self._get(session, url, signature) as response:
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
-                if len(body) > _ANSWER_BYTES_MAX:
-                    raise ProtocolError(f"the answer has over {_ANSWER_BYTES_MAX} bytes")
+                if len(body) > bytes_max:
+                    raise ProtocolError(f"the answer has over {bytes_max} bytes")
             self._verify(response, signature, bytes(body))
             return bytes(body)
 
@@ -83,7 +91,7 @@ class Peers:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), auto_decompress=False)
 
     def _url(self, host: str, port: int, target: str) -> str:
-        scheme = "https" if self._client_context is not None else "http"
+        scheme = "https" if self.client_context is not None else "http"
         return f"{scheme}://{join_endpoint(host, port)}{target}"
 
     def _get(
@@ -92,7 +100,7 @@ class Peers:
         return session.get(
             url,
             headers={"Authorization": signature.authorization},
-            ssl=self._client_context if self._client_context is not None else True,
+            ssl=self.client_context if self.client_context is not None else True,
             allow_redirects=False,
         )
 

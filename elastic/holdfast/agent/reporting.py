@@ -18,14 +18,16 @@ from holdfast.control.member_commands import (
     PutProgress,
     PutReach,
     PutSuspect,
+    PutUpload,
 )
 from holdfast.errors import LeaseExpiredError
-from holdfast.model.records import Keys, ProgressRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import ProgressRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Store
 
 log = logging.getLogger(__name__)
-Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutFailure
+Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutFailure | PutUpload
 # A record of so many commits has about 50 kB; a store takes 1 MB at most.
 _COMMITS_A_BATCH = 500
 # An hour without a store, at 50 steps a second; about 40 MB.
@@ -104,7 +106,7 @@ class Reporter:
             await self._store.put(*self._entry(report))
 
     def _entry(
-        self, report: PutNode | PutAck | PutSuspect | PutReach | PutProgress | PutFailure
+        self, report: PutNode | PutAck | PutSuspect | PutReach | PutProgress | PutFailure | PutUpload
     ) -> tuple[str, bytes, int]:
         keys = self._keys
         match report:
@@ -118,6 +120,8 @@ class Reporter:
                 return keys.reach(record.node), encode(record), self._lease()
             case PutProgress(record):
                 return keys.one("progress"), encode(record), 0
+            case PutUpload(record):
+                return keys.upload(record.version, record.node), encode(record), 0
             case PutFailure(record):
                 return keys.one("failure"), encode(record), 0
 
@@ -130,7 +134,7 @@ def _fit_together(first: ProgressRecord, second: ProgressRecord) -> bool:
 def _subject(report: Report) -> object:
     """Equal for reports of which a later one says all that an earlier one said."""
     match report:
-        case PutNode() | PutFailure() | PutProgress():
+        case PutNode() | PutFailure() | PutProgress() | PutUpload():
             return type(report)
         case PutReach() | DropReach():
             return PutReach

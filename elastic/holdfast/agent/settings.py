@@ -21,3 +21,10 @@ class AgentSettings:
     scratch: Path  # sockets and heartbeats, for this user alone; made and removed by whoever starts the agent
     secret: bytes = field(repr=False)
     tls: TlsFiles | None = None
+
+
+def node_id(text: str) -> NodeId:
+    """Raises: ValueError: a node's name must fit into a key."""
+    if not text or any(c not in "abcdefghijklmnopqrstuvwxyz0123456789.-" for c in text):
+        raise ValueError(f"node {text!r}: use a-z, 0-9, '.' and '-'")
+    return NodeId(text)

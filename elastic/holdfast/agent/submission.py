@@ -7,7 +7,8 @@ import pydantic
 
 from holdfast.agent.versions import Versions, check_versions
 from holdfast.errors import CompactedError, ProtocolError, StoreUnavailableError, VersionError
-from holdfast.model.records import JobRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import JobRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import Store
 from holdfast.spec import JobSpec

@@ -31,6 +31,8 @@ from holdfast.model.messages import (
     Parked,
     Ready,
     Running,
+    SnapshotBegun,
+    Snapshotted,
     ToWorker,
     WorkerOrder,
 )
@@ -39,7 +41,8 @@ from holdfast.model.wire import FRAME_HEAD, check_frame_size, decode_message, en
 
 log = logging.getLogger(__name__)
 KINDS: dict[str, type[FromWorker]] = {
-    kind.__name__: kind for kind in (Ready, Parked, Running, Committed, Broken, Failed, Finished)
+    kind.__name__: kind
+    for kind in (Ready, Parked, Running, Committed, SnapshotBegun, Snapshotted, Broken, Failed, Finished)
 }
 
 
@@ -156,6 +159,10 @@ class Workers:
     def is_alive(self, index: int) -> bool:
         """Whether its present process has not ended, so far as is known."""
         return self._slots[index].alive
+
+    def pid(self, index: int) -> int | None:
+        """Of its present process, once that is known."""
+        return self._slots[index].pid
 
     def pids(self) -> tuple[int, ...]:
         return tuple(slot.pid for slot in self._slots.values() if slot.alive and slot.pid is not None)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 from holdfast.errors import CompactedError, ProtocolError, StoreUnavailableError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, NodeRecord, OutcomeRecord, ProgressRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import NodeRecord, OutcomeRecord, ProgressRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import Store
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.agent.agent import node_id
+from holdfast.agent.settings import node_id
 from holdfast.chaos.faults import parse_seconds
 from holdfast.cli.exits import EXIT_COMPLETED, EXIT_FAILED
 from holdfast.cli.folder import is_live, is_submitted
@@ -20,7 +20,8 @@ from holdfast.cli.summary import summary
 from holdfast.cli.target import Target, choose, of_folder, reach, run_info
 from holdfast.errors import FaultSyntaxError, ProtocolError, UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import DrainRecord, JobRecord, Keys, OutcomeRecord, PardonRecord, Result, StopRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import DrainRecord, JobRecord, OutcomeRecord, PardonRecord, Result, StopRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.spec import JobSpec

@@ -20,7 +20,8 @@ from holdfast.cli.following import Follower
 from holdfast.cli.nodes import LocalNodes, NodesSettings
 from holdfast.cli.preparing import Prepared
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, OutcomeRecord, Result, StopRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import CheckpointsRecord, OutcomeRecord, Result, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.stores.address import join_endpoint
@@ -115,6 +116,9 @@ class _Launch:
 
     async def run(self, out: Path) -> Ending:
         try:
+            if self._prepared.checkpoints:
+                known = CheckpointsRecord(committed=self._prepared.checkpoints)
+                await self._store.put(self._keys.one("checkpoints"), encode(known))
             await self._store.put(self._keys.one("spec"), encode(self._prepared.job_record(out)))
             with self._signals():
                 await self._train()

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast import __version__
+from holdfast.cli.checkpoints.app import app as checkpoints
 from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.errors import HoldfastError, UserCodeError, UserError, VersionError
 
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(checkpoints)
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder of a run.", show_default=False)]
@@ -47,6 +49,18 @@ Store = Annotated[str | None, typer.Option(metavar="URL", help="The store the jo
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set a field of the spec, such as program.params.width=128."),
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="URL",
+        help="Where checkpoints go: a folder, or s3://BUCKET/PREFIX.",
+    ),
+]
+CheckpointEvery = Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Steps from one to the next.")]
+Resume = Annotated[
+    str, typer.Option(metavar="auto|never|STEP", help="auto: from the newest checkpoint in URL, if there is any.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
@@ -81,6 +95,9 @@ def run(
     ] = None,
     set_: Set = None,
     reduction: Annotated[str | None, typer.Option(help="canonical or allreduce.")] = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in DIR.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON at the end.")] = False,
@@ -101,6 +118,9 @@ def run(
         slots=slots,
         steps=steps,
         reduction=reduction,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
         overrides=_assignments(set_ or []),
         faults=tuple(fault or []),
     )
@@ -130,6 +150,9 @@ def submit(
         Path, typer.Option(metavar="DIR", help="Folder for the weights, on a file system that every node sees.")
     ],
     set_: Set = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = "auto",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a job of that name that is over.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show the job to its end, then write its report.")] = False,
     as_json: Json = False,
@@ -139,7 +162,14 @@ def submit(
     from holdfast.cli.submitting import Submission, submit_job
 
     submission = Submission(store=store, out=out, replace=replace, wait=wait, as_json=as_json)
-    raise typer.Exit(submit_job(Wish(spec=spec, overrides=_assignments(set_ or [])), submission))
+    wish = Wish(
+        spec=spec,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        overrides=_assignments(set_ or []),
+    )
+    raise typer.Exit(submit_job(wish, submission))
 
 
 @app.command(epilog=_SECRETS)

@@ -13,7 +13,8 @@ from pathlib import Path
 from holdfast.chaos.faults import node_name
 from holdfast.cli.access import SECRET
 from holdfast.model.ids import NodeId, SlotId
-from holdfast.model.records import DrainRecord, Keys, NodeRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import DrainRecord, NodeRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Put, Store
 

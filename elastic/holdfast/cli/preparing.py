@@ -1,5 +1,6 @@
 """From what the command line says to a job that can run, or a refusal; all of it before a process starts."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 from holdfast.agent.program_source import source_sha256
 from holdfast.agent.versions import versions_here
 from holdfast.chaos.faults import Fault, JoinNode, check_faults, node_name, parse_fault
+from holdfast.cli.resuming import AUTO, absolute_url, find_checkpoints, parse_resume
 from holdfast.errors import NoPlanError, SpecError
 from holdfast.model.facts import ProgramFacts
 from holdfast.model.ids import SlotId
-from holdfast.model.records import JobRecord
+from holdfast.model.records import CheckpointRef, JobRecord
 from holdfast.planner.search import Request, plan
 from holdfast.program import Program, load_program
 from holdfast.spec import JobSpec, load_spec
@@ -26,6 +28,9 @@ class Wish:
     slots: int | None = None
     steps: int | None = None
     reduction: str | None = None
+    checkpoint: str | None = None  # a URL, or a path from here on
+    checkpoint_every: int | None = None
+    resume: str = AUTO
     overrides: Mapping[str, Any] = field(default_factory=dict)
     faults: Sequence[str] = ()
 
@@ -36,6 +41,8 @@ class Wish:
             "slots_per_node": self.slots,
             "steps": self.steps,
             "reduction": self.reduction,
+            "checkpoints.url": absolute_url(self.checkpoint, Path.cwd()) if self.checkpoint is not None else None,
+            "checkpoints.every": self.checkpoint_every,
         }
         return {**self.overrides, **{path: value for path, value in flags.items() if value is not None}}
 
@@ -48,6 +55,7 @@ class Inspected:
     base: Path
     program: Program
     facts: ProgramFacts
+    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,8 @@ class Prepared:
     global_batch: int
     nodes: int
     faults: tuple[Fault, ...]
+    identity: Mapping[str, Any]
+    checkpoints: tuple[CheckpointRef, ...]  # to start from, oldest first
 
     def job_record(self, out: Path) -> JobRecord:
         """What the agents read; final weights go to `out`."""
@@ -76,6 +86,8 @@ class Prepared:
             global_batch=self.global_batch,
             versions=versions_here(),
             source_sha256=source_sha256(self.spec.program.entry, self.base),
+            run=uuid.uuid4().hex[:8],
+            identity=dict(self.identity),
         )
 
 
@@ -86,7 +98,8 @@ def prepare(wish: Wish) -> Prepared:
         UserError: the spec, the Program or a fault is wrong.
         UserCodeError: the user's code raised while its Program was built.
     """
-    spec = load_spec(wish.spec, wish.overlay())
+    resume = parse_resume(wish.resume)
+    spec = _with_absolute_url(load_spec(wish.spec, wish.overlay()), wish.spec.absolute().parent)
     nodes = wish.nodes or spec.nodes.desired or spec.nodes.min
     faults = tuple(parse_fault(sentence) for sentence in wish.faults)
     check_faults(faults, nodes=nodes, slots=spec.slots_per_node, steps=spec.steps)
@@ -100,7 +113,16 @@ def prepare(wish: Wish) -> Prepared:
         global_batch=inspected.program.global_batch,
         nodes=nodes,
         faults=faults,
+        identity=inspected.identity,
+        checkpoints=find_checkpoints(spec, inspected.identity, resume),
     )
+
+
+def _with_absolute_url(spec: JobSpec, base: Path) -> JobSpec:
+    if spec.checkpoints.url is None:
+        return spec
+    checkpoints = spec.checkpoints.model_copy(update={"url": absolute_url(spec.checkpoints.url, base)})
+    return spec.model_copy(update={"checkpoints": checkpoints})
 
 
 def inspect_program(spec: JobSpec, base: Path) -> Inspected:
@@ -110,7 +132,8 @@ def inspect_program(spec: JobSpec, base: Path) -> Inspected:
         UserError: they are wrong, or do not fit.
         UserCodeError: the user's code raised.
     """
-    from holdfast.worker.facts import inspect  # here, because it imports torch
+    from holdfast.worker.facts import inspect  # here, because they import torch
+    from holdfast.worker.identity import identity_of
 
     program = load_program(spec.program.entry, dict(spec.program.params), base)
     program.blocks(spec.block)
@@ -124,7 +147,7 @@ def inspect_program(spec: JobSpec, base: Path) -> Inspected:
             f"layout.memory_per_slot_bytes: {memory} is too little for layer {largest.name!r}, whose parameters, "
             f"buffers and optimizer state take about {largest.state_bytes} bytes; give more, or make layers smaller"
         )
-    return Inspected(spec=spec, base=base, program=program, facts=facts)
+    return Inspected(spec=spec, base=base, program=program, facts=facts, identity=identity_of(program, facts, spec))
 
 
 def _check_layout(inspected: Inspected, nodes: int) -> None:

@@ -10,7 +10,7 @@ from holdfast.cli.launcher import Ending
 from holdfast.cli.preparing import Prepared
 from holdfast.cli.screen import Line, Screen
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 from holdfast.telemetry.files import RunFiles, RunInfo
 from holdfast.telemetry.live import RunView
 from holdfast.telemetry.recorder import Recorder

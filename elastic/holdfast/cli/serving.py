@@ -11,10 +11,10 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.agent.agent import node_id
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import Listening
 from holdfast.agent.main import AgentOptions, run_agent
+from holdfast.agent.settings import node_id
 from holdfast.agent.tls import TlsFiles
 from holdfast.cli.access import read_access, read_secret
 from holdfast.errors import UserError

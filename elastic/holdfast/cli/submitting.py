@@ -20,7 +20,8 @@ from holdfast.cli.running import finish, join, screen
 from holdfast.cli.target import Target, named
 from holdfast.errors import JobFailedError, UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import JobRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import CheckpointRef, CheckpointsRecord, JobRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
 from holdfast.telemetry.files import RunFiles, RunInfo
@@ -52,7 +53,7 @@ def submit_job(wish: Wish, submission: Submission) -> int:
     prepared = prepare(wish)
     target = named(prepared.spec.name, submission.store)
     record = dataclasses.replace(prepared.job_record(submission.out), id=uuid.uuid4().hex)
-    asyncio.run(_submit(target, record, wish, submission))
+    asyncio.run(_submit(target, record, prepared.checkpoints, wish, submission))
     if submission.wait:
         return _wait(target, prepared, wish, submission)
     if submission.as_json:
@@ -64,7 +65,13 @@ def submit_job(wish: Wish, submission: Submission) -> int:
     return EXIT_COMPLETED
 
 
-async def _submit(target: Target, record: JobRecord, wish: Wish, submission: Submission) -> None:
+async def _submit(
+    target: Target,
+    record: JobRecord,
+    checkpoints: tuple[CheckpointRef, ...],
+    wish: Wish,
+    submission: Submission,
+) -> None:
     keys, out = target.keys, submission.out
     async with target.open() as store:
         held = await store.get(keys.one("spec"))
@@ -78,7 +85,7 @@ async def _submit(target: Target, record: JobRecord, wish: Wish, submission: Sub
             RunFiles(out).begin(info)
             (out / JOB).write_bytes(encode(record))
             marker_path(out).write_text(record.id, encoding="ascii")
-            if not await _put(store, keys, record, held):
+            if not await _put(store, keys, record, checkpoints, held):
                 raise UserError(f"--job {target.job}: somebody else submitted or changed it just now")
 
 
@@ -97,19 +104,22 @@ async def _check_over(store: Store, keys: Keys, target: Target, *, replace: bool
         )
 
 
-async def _put(store: Store, keys: Keys, record: JobRecord, held: KeyValue | None) -> bool:
+async def _put(
+    store: Store, keys: Keys, record: JobRecord, checkpoints: tuple[CheckpointRef, ...], held: KeyValue | None
+) -> bool:
     """Write the record; of a job that is over everything goes first, its end last."""
     spec, outcome = keys.one("spec"), keys.one("outcome")
-    put = Put(key=spec, value=encode(record))
+    known = Put(key=keys.one("checkpoints"), value=encode(CheckpointsRecord(committed=checkpoints)))
+    puts = [known, Put(key=spec, value=encode(record))]
     if held is None:
-        return (await store.transact([Compare(key=spec, exists=False)], [put])).succeeded
+        return (await store.transact([Compare(key=spec, exists=False)], puts)).succeeded
     is_same = Compare(key=spec, mod_revision=held.mod_revision)
     stale = [kv.key for kv in (await store.get_prefix(keys.prefix)).kvs if kv.key not in (spec, outcome)]
     for first in range(0, len(stale), _DELETES_AT_ONCE):
         deletes = [Delete(key=key) for key in stale[first : first + _DELETES_AT_ONCE]]
         if not (await store.transact([is_same, Compare(key=outcome, exists=True)], deletes)).succeeded:
             return False
-    return (await store.transact([is_same, Compare(key=outcome, exists=True)], [put, Delete(key=outcome)])).succeeded
+    return (await store.transact([is_same, Compare(key=outcome, exists=True)], [*puts, Delete(key=outcome)])).succeeded
 
 
 def _wait(target: Target, prepared: Prepared, wish: Wish, submission: Submission) -> int:

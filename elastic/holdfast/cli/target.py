@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.cli.access import read_access, read_private, read_secret
 from holdfast.cli.folder import secret_path
 from holdfast.errors import JobFailedError, StoreError, StoreUnavailableError, UserError
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 from holdfast.ports.store import Store
 from holdfast.stores.address import StoreAccess, StoreAddress, open_store, parse_store
 from holdfast.telemetry.files import RunFiles, RunInfo

@@ -5,7 +5,8 @@ matter in which order, or how often, facts arrive. A new leader feeds the store'
 
 Invariants, kept here and checked by the tests after every event:
 - generation numbers grow by one; a generation has at most one start, written when every member has answered;
-- a start takes only layers that a live member holds at the step it starts from, or makes them at step 0;
+- a start takes only layers that a live member holds at the step it starts from, in RAM or as workers' state, or
+  that a checkpoint of that step has, or makes them at step 0;
 - no generation ends while it is forming, except for a loss, a cut, a stall, or a drain whose deadline is near;
 - no generation starts before the one that was started last is over for good (`control.fencing`);
 - a node is released only when no layer's only copy is on it.
@@ -18,13 +19,14 @@ from holdfast.control.fencing import is_over, patience_s, voters_after
 from holdfast.control.job import Job
 from holdfast.control.litter import BATCH_MAX
 from holdfast.control.membership import Membership, agents_of, choose_members
-from holdfast.control.recovery import Lineage, LostLayers, extend_lineage
+from holdfast.control.recovery import Lineage, LostLayers, extend_lineage, is_history
 from holdfast.control.standing import Standings
-from holdfast.control.start import decide_start
+from holdfast.control.start import decide_start, worth_waiting_until_s
 from holdfast.control.view import View
 from holdfast.control.wording import epitaph, explain_lost
 from holdfast.model.commands import (
     Command,
+    CommitCheckpoint,
     EvictNode,
     ReleaseDrain,
     WriteGeneration,
@@ -110,9 +112,16 @@ class Coordinator:
         if view.failure is not None:
             failure = view.failure
             return self._end(Result.FAILED, f"step {failure.step}, {failure.slot}: {failure.where}", failure)
+        written = view.catalogue.due(self._job.layer_count)
+        if written is not None and not is_history(written[0], self._lineage):
+            view.catalogue.failed(written[0])  # of steps that were gone back from
+        elif written is not None:
+            version, blobs, loss = written
+            in_use = view.start.checkpoint if view.start is not None else ""
+            return CommitCheckpoint(version, tuple(blobs.values()), loss, view.catalogue.committed, in_use)
         if view.generation is None:
             return self._release() or self._first_generation(now_s)
-        if view.is_finished:
+        if view.is_finished and not view.catalogue.is_pending:
             stopped = view.start is not None and view.start.action is Action.FINISH
             if stopped:
                 return self._end(Result.STOPPED, view.stop_reason or "stopped")
@@ -203,8 +212,15 @@ class Coordinator:
         if not is_over(view) and not self._has_waited_for_voters(now_s):
             return self._take_in_all(now_s)
         decided = decide_start(job, view, self._lineage)
+        found = decided.version
+        pending = view.catalogue.pending
+        if pending is not None and is_history(pending, self._lineage) and (found is None or pending > found):
+            return None  # it is about to be committed; if it is not, that is told
         if isinstance(decided, LostLayers):
             return self._await_copies(decided, now_s)
+        if (until_s := worth_waiting_until_s(job, view, decided)) is not None and now_s < until_s:
+            self._wake(until_s)
+            return self._take_in_all(now_s)
         self._begin(decided, now_s)
         return WriteStart(decided)
 

@@ -1,18 +1,22 @@
 """Nodes that leave as planned: when a stop at a boundary comes too late for one, and when one may go."""
 
+from collections import Counter
+
 from holdfast.control.due import Due
 from holdfast.control.job import Job
 from holdfast.control.view import View
-from holdfast.model.ids import NodeId
-from holdfast.model.records import DrainRecord, StopMode
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.records import DrainRecord, Restore, StopMode, Transfer
 
 # Of the time that a member still has when a start is written, the share after which a start that stalls is tried again.
 _SHARE_TO_START = 0.75
+# No storage that is worth waiting for is slower.
+_BYTES_A_SECOND = 20e6
 
 
 def stalled_s(job: Job, view: View) -> float:
     """When the present start is tried again, should it not run by then: sooner where a member must leave before."""
-    at_s = view.entered_s + job.start_s
+    at_s = view.entered_s + max(job.start_s, _moving_s(job, view))
     for node in view.draining:
         if node in view.member_nodes:
             drain = view.drains[node]
@@ -21,6 +25,16 @@ def stalled_s(job: Job, view: View) -> float:
             if left_s > 0:
                 at_s = min(at_s, from_s + max(left_s * _SHARE_TO_START, job.abort_s))
     return at_s
+
+
+def _moving_s(job: Job, view: View) -> float:
+    """How long the slot that lacks most may take to get it, from a slow storage perhaps."""
+    lacking: Counter[SlotId] = Counter()
+    if view.start is not None:
+        moves: tuple[Transfer | Restore, ...] = (*view.start.transfers, *view.start.restores)
+        for move in moves:
+            lacking[move.target] += job.layer_bytes[move.layer]
+    return max(lacking.values(), default=0) / _BYTES_A_SECOND
 
 
 def urgent(view: View) -> Due | None:
@@ -59,9 +73,12 @@ def _is_spare(job: Job, view: View, node: NodeId) -> bool:
     assert start is not None
     if start.plan is not None:
         return node not in start.plan.nodes
+    if start.version.step == 0 or view.catalogue.has(start.version):
+        return True
     staying = {ref.slot.node for ref in view.live} - set(view.draining)
     kept: set[int] = {t.layer for t in start.transfers if t.target.node in staying}
+    kept.update(layer for layer, nodes in view.stored.in_ram(start.version).items() if not staying.isdisjoint(nodes))
     for inventory in view.inventories:
         if inventory.slot.node in staying and start.version in (inventory.version, inventory.pending):
             kept.update(inventory.layers)
-    return start.version.step == 0 or len(kept) == job.layer_count
+    return len(kept) == job.layer_count

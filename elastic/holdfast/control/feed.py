@@ -6,6 +6,7 @@ from typing import TypeVar
 from holdfast.errors import ProtocolError
 from holdfast.model.events import (
     AckReceived,
+    CheckpointsChanged,
     ContactLost,
     DrainChanged,
     Event,
@@ -14,19 +15,22 @@ from holdfast.model.events import (
     ProgressMade,
     ReachChanged,
     StopRequested,
+    UploadReported,
     UserCodeFailed,
 )
 from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
 from holdfast.model.records import (
+    CheckpointsRecord,
     DrainRecord,
     FailureRecord,
-    Keys,
     NodeAck,
     NodeRecord,
     ProgressRecord,
     ReachRecord,
     StopRecord,
     SuspectRecord,
+    UploadRecord,
 )
 from holdfast.model.wire import decode
 
@@ -55,6 +59,10 @@ def events_of(keys: Keys, key: str, value: bytes | None) -> Iterator[Event]:
             yield ContactLost(decode(SuspectRecord, value))
         case "progress" if value is not None:
             yield ProgressMade(decode(ProgressRecord, value))
+        case "uploads" if value is not None:
+            yield UploadReported(decode(UploadRecord, value))
+        case "checkpoints":
+            yield CheckpointsChanged(decode(CheckpointsRecord, value) if value is not None else None)
         case "failure" if value is not None:
             yield UserCodeFailed(decode(FailureRecord, value))
         case "stop" if value is not None:

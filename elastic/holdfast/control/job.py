@@ -33,6 +33,7 @@ class Job:
     node_losses: int = 5  # after so many of late a node is put into quarantine
     absent_s: float = 6.0  # how long a node that lives may be without its key
     orphan_s: float = 600.0  # an agent without contact to the store for so long stops its workers
+    has_checkpoints: bool = False  # there is a remote tier
 
     @property
     def layer_count(self) -> int:
@@ -67,4 +68,5 @@ def job_of(record: JobRecord) -> Job:
         node_losses=spec.failures.node_losses,
         absent_s=_LEASES_ABSENT * spec.timeouts.lease_ttl_s,
         orphan_s=spec.timeouts.orphan_s,
+        has_checkpoints=spec.checkpoints.url is not None,
     )

@@ -1,6 +1,6 @@
 """Keys of generations that are over: which are in the store, and which may go. Told of every key that it shows."""
 
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 
 _KINDS = ("acks", "start", "suspects")
 # The last generation's are kept: who looks late still finds how it went.

@@ -6,7 +6,6 @@ done, or superseded (`agent.reporting`). What hung on a lease that ended it says
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from holdfast.control.member_commands import (
     KillWorker,
@@ -19,9 +18,12 @@ from holdfast.control.member_commands import (
     PutProgress,
     PutSuspect,
     SpawnWorker,
+    TakeSnapshot,
     TellWorker,
+    TendTiers,
 )
 from holdfast.control.outlook import Outlook
+from holdfast.control.slot_worker import SlotWorker, WorkerState
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
@@ -33,6 +35,8 @@ from holdfast.model.messages import (
     Parked,
     Ready,
     Running,
+    SnapshotBegun,
+    Snapshotted,
     Start,
     Stop,
 )
@@ -48,7 +52,7 @@ from holdfast.model.records import (
     OutcomeRecord,
     ProgressRecord,
     SlotInventory,
-    SlotStart,
+    SnapshotInventory,
     StartRecord,
     StopMode,
     SuspectRecord,
@@ -59,26 +63,6 @@ from holdfast.model.records import (
 _FAILED_STARTS_MAX = 3
 # Of this node's workers that died, the last ones are told of.
 _DIED_TOLD = 32
-
-
-class _Is(StrEnum):
-    STARTING = "starting"
-    WARM = "warm"
-
-
-@dataclass(slots=True)
-class _Worker:
-    """One slot's process."""
-
-    state: _Is = _Is.STARTING
-    ref: WorkerRef | None = None
-    failed_starts: int = 0
-    given_up: bool = False  # it does not get warm here; the slot stays empty
-    told_start: int = 0  # newest generation whose Start it was told
-    at_work: bool = False  # it has a part in that generation, and may take until a step's end to stop
-    inventory: tuple[int, SlotInventory] | None = None  # by generation
-    running: tuple[int, SlotStart] | None = None
-    finished: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +84,7 @@ class Member:
 
     identity: Identity
     abort_s: float
-    workers: dict[int, _Worker] = field(default_factory=dict)
+    workers: dict[int, SlotWorker] = field(default_factory=dict)
     generation: GenerationRecord | None = None
     start: StartRecord | None = None
     drain: tuple[DrainRecord, float] | None = None  # and when it must be over
@@ -108,6 +92,8 @@ class Member:
     registered: bool = False
     step: int = 0
     outlook: Outlook = field(init=False)
+    snapshots: tuple[SnapshotInventory, ...] = ()  # in this agent's RAM, kept up to date by it
+    unsound: frozenset[str] = frozenset()  # checkpoints that turned out corrupt here
     _died: list[tuple[WorkerId, str]] = field(default_factory=list)
     _abort_by_s: float | None = None
     _acked: tuple[int, AckPhase] | None = None
@@ -118,7 +104,7 @@ class Member:
 
     def begin(self) -> Iterator[MemberCommand]:
         for index in range(self.identity.slots):
-            self.workers[index] = _Worker()
+            self.workers[index] = SlotWorker()
             yield SpawnWorker(index)
 
     @property
@@ -208,6 +194,15 @@ class Member:
             self.workers[index].told_start = record.generation
             self.workers[index].at_work = record.plan is not None and slot in record.plan.slots
             yield TellWorker(index, Start(generation=self.generation, start=record))
+        yield TendTiers(self.generation, record)
+
+    def stores(self, snapshots: tuple[SnapshotInventory, ...], unsound: frozenset[str]) -> None:
+        """What its agent has in RAM, and which checkpoints turned out corrupt: part of the next inventory."""
+        self.snapshots, self.unsound = snapshots, unsound
+
+    def restore_failed(self, number: int, detail: str) -> Iterator[MemberCommand]:
+        """No copy of what a start counted on is to be had: the generation is formed again, from what is left."""
+        yield from self._suspect(number, detail)
 
     def drain_seen(self, record: DrainRecord | None, now_s: float) -> Iterator[MemberCommand]:
         if record is None:
@@ -242,7 +237,7 @@ class Member:
             failed_starts = 0
         else:
             failed_starts = worker.failed_starts + 1
-        self.workers[index] = _Worker(failed_starts=failed_starts)
+        self.workers[index] = SlotWorker(failed_starts=failed_starts)
         if self.registered:
             yield PutNode(self._record())
         if failed_starts >= _FAILED_STARTS_MAX:
@@ -256,11 +251,11 @@ class Member:
         worker = self.workers[index]
         match message:
             case Ready():
-                worker.state = _Is.WARM
+                worker.state = WorkerState.WARM
                 worker.ref = WorkerRef(
                     slot=message.slot, worker=message.worker, address=message.address, pid=message.pid
                 )
-                if self.registered or all(w.state is _Is.WARM for w in self.workers.values()):
+                if self.registered or all(w.state is WorkerState.WARM for w in self.workers.values()):
                     self.registered = True
                     yield PutNode(self._record())
             case Parked():
@@ -276,6 +271,8 @@ class Member:
                 self.step = max(self.step, message.commit.step)
                 if message.rank == 0:
                     yield PutProgress(ProgressRecord(generation=message.generation, commits=(message.commit,)))
+            case SnapshotBegun() | Snapshotted():
+                yield TakeSnapshot(index, message)
             case Broken():
                 yield from self._suspect(message.generation, message.detail)
             case Failed():
@@ -338,7 +335,9 @@ class Member:
                 incarnation=self.identity.incarnation,
                 phase=phase,
                 inventory=tuple(entry for entry in inventory if entry is not None),
+                snapshots=self.snapshots,
                 starts=tuple(starts),
+                unsound=tuple(sorted(self.unsound)),
             )
         )
 

@@ -3,8 +3,18 @@
 from dataclasses import dataclass
 
 from holdfast.model.ids import NodeId
-from holdfast.model.messages import ToWorker
-from holdfast.model.records import FailureRecord, NodeAck, NodeRecord, ProgressRecord, ReachRecord, SuspectRecord
+from holdfast.model.messages import SnapshotBegun, Snapshotted, ToWorker
+from holdfast.model.records import (
+    FailureRecord,
+    GenerationRecord,
+    NodeAck,
+    NodeRecord,
+    ProgressRecord,
+    ReachRecord,
+    StartRecord,
+    SuspectRecord,
+    UploadRecord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,28 @@ class PutFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class PutUpload:
+    record: UploadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TendTiers:
+    """A generation starts: see to the copies that this node fetches, gives and writes. What its workers lack comes
+    first; Member.restore_failed is told of what cannot be had."""
+
+    generation: GenerationRecord
+    start: StartRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """What one of its workers said of its snapshots."""
+
+    index: int
+    message: SnapshotBegun | Snapshotted
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeLeader:
     """Find out whether the coordinating agent lives; if its port refuses, revoke its lease."""
 
@@ -94,6 +126,9 @@ MemberCommand = (
     | PutSuspect
     | PutProgress
     | PutFailure
+    | PutUpload
+    | TendTiers
+    | TakeSnapshot
     | ProbeLeader
     | ProbePeers
     | PutReach

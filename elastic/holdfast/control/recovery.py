@@ -1,4 +1,4 @@
-"""From which step a generation starts: the newest that every layer is found at.
+"""From which step a generation starts: the newest that every layer is found at, live, in RAM or in a checkpoint.
 
 Rules: a version is part of the history unless a later generation started from an earlier step. A rank that voted
 for a step and missed the result holds complete gradients: if anyone is known to have committed that step, be it
@@ -6,25 +6,56 @@ somebody who is gone since, it rolls forward.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from holdfast.model.ids import SlotId
-from holdfast.model.records import Commit, SlotInventory, Version
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.records import CheckpointRef, Commit, SlotInventory, SnapshotInventory, Version
 
 Lineage = tuple[tuple[int, int], ...]
 # Each entry is one generation that committed steps; a generation's record carries them all.
 _LINEAGE_MAX = 1000
+# As many of each layer make a version in RAM worth more than a newer one.
+_COPIES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Copies that no worker trains on. `snapshots`: what the agents of live nodes have in RAM."""
+
+    snapshots: Mapping[NodeId, Sequence[SnapshotInventory]] = field(default_factory=dict)
+    checkpoints: Sequence[CheckpointRef] = ()
+
+    def in_ram(self, version: Version) -> dict[int, tuple[NodeId, ...]]:
+        """By layer, the nodes that have a copy of that version."""
+        found: dict[int, list[NodeId]] = {}
+        for node in sorted(self.snapshots):
+            layers = {n for held in self.snapshots[node] if held.version == version for n in held.layers}
+            for layer in sorted(layers):
+                found.setdefault(layer, []).append(node)
+        return {layer: tuple(nodes) for layer, nodes in sorted(found.items())}
+
+    def checkpoint_of(self, version: Version) -> str:
+        """Its folder; empty where there is none."""
+        return next((ref.folder for ref in self.checkpoints if ref.version == version), "")
+
+    @property
+    def versions(self) -> frozenset[Version]:
+        held = {held.version for snapshots in self.snapshots.values() for held in snapshots}
+        return frozenset(held | {ref.version for ref in self.checkpoints})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a generation starts from. `held`: layers each slot has at `version`, or will once rolled forward."""
+    """What a generation starts from. `held`: layers each slot has at `version`, or will once rolled forward; `in_ram`:
+    nodes whose agents have a layer at `version`; `checkpoint`: the folder that has all of them."""
 
     version: Version
     held: Mapping[SlotId, frozenset[int]]
     roll_forward: Commit | None
     initialise: bool
     redone_steps: int
+    in_ram: Mapping[int, tuple[NodeId, ...]] = field(default_factory=dict)
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,26 +72,33 @@ def choose_basis(
     layer_count: int,
     committed_step: int,
     told: Mapping[int, Commit] | None = None,
+    stored: Stored | None = None,
 ) -> Basis | LostLayers:
     """`committed_step`: the newest step known to be committed, 0 for none. `told`: by generation, the newest commit
     in it that anyone told of."""
-    told = told or {}
+    told, stored = told or {}, stored or Stored()
     missed = {i.pending for i in inventories if i.pending is not None and _is_told(i.pending, told)}
     found = missed | {i.version for i in inventories if i.version is not None}
-    committed = {version for version in found if is_history(version, lineage)}
+    committed = {version for version in found | stored.versions if is_history(version, lineage)}
     every_layer = frozenset(range(layer_count))
     for version in sorted(committed, reverse=True):
-        held = _held_at(version, inventories)
-        if frozenset[int]().union(*held.values()) == every_layer:
+        roll_forward = _commit_of(version, inventories, told)
+        # Who has voted for it is at it only if somebody can tell what to roll forward with.
+        held = _held_at(version, inventories, with_pending=roll_forward is not None)
+        in_ram, checkpoint = stored.in_ram(version), stored.checkpoint_of(version)
+        if checkpoint or every_layer <= frozenset(in_ram).union(*held.values()):
             return Basis(
                 version=version,
                 held=held,
-                roll_forward=_commit_of(version, inventories, told),
+                roll_forward=roll_forward,
                 initialise=False,
                 redone_steps=_redone(inventories, version.step, committed_step),
+                in_ram=in_ram,
+                checkpoint=checkpoint,
             )
     # An initial state is made anew wherever it lacks, also where only the dead had committed the first step.
     begun = committed_step == 0 or (committed_step == 1 and bool(committed))
+    begun = begun and all(start == 0 for _, start in lineage)  # a run that was resumed has no initial state
     if begun and all(version.step == 0 for version in committed):
         first = Version(0, 0)
         return Basis(
@@ -74,6 +112,19 @@ def choose_basis(
     left = _held_at(newest, inventories) if newest is not None else {}
     missing = every_layer - frozenset[int]().union(*left.values())
     return LostLayers(layers=tuple(sorted(missing)), version=newest)
+
+
+def newest_in_ram(stored: Stored, lineage: Lineage, layer_count: int) -> Version | None:
+    """The newest version that the agents' RAM alone has all layers of, on two nodes each if there is such a one: of a
+    newer one whose copies are still on their way the next loss would leave nothing."""
+    held = {held.version for snapshots in stored.snapshots.values() for held in snapshots}
+    in_ram = {version: stored.in_ram(version) for version in held if is_history(version, lineage)}
+    whole = {
+        version: min(_COPIES, *map(len, nodes.values()))
+        for version, nodes in in_ram.items()
+        if len(nodes) == layer_count
+    }
+    return max(whole, key=lambda version: (whole[version], version), default=None)
 
 
 def is_history(version: Version, lineage: Lineage) -> bool:
@@ -95,8 +146,14 @@ def _thinned(lineage: Lineage) -> Lineage:
     return (*((later[0], earlier[1]) for earlier, later in pairs), *lineage[half:])
 
 
-def _held_at(version: Version, inventories: Sequence[SlotInventory]) -> dict[SlotId, frozenset[int]]:
-    return {i.slot: frozenset(i.layers) for i in inventories if i.layers and version in (i.version, i.pending)}
+def _held_at(
+    version: Version, inventories: Sequence[SlotInventory], *, with_pending: bool = True
+) -> dict[SlotId, frozenset[int]]:
+    return {
+        i.slot: frozenset(i.layers)
+        for i in inventories
+        if i.layers and (version == i.version or (with_pending and version == i.pending))
+    }
 
 
 def _is_told(version: Version, told: Mapping[int, Commit]) -> bool:
@@ -110,6 +167,16 @@ def _commit_of(version: Version, inventories: Sequence[SlotInventory], told: Map
         return told[version.generation]
     last = (i.commits[-1] for i in inventories if i.version == version and i.commits)
     return next((commit for commit in last if commit.step == version.step), None)
+
+
+def step_s(inventories: Sequence[SlotInventory]) -> float:
+    """How long a step takes, by the clocks of those that committed the last ones; 0 where nobody knows."""
+    spans = [
+        (commits[-1].time_s - commits[0].time_s) / (commits[-1].step - commits[0].step)
+        for commits in (inventory.commits for inventory in inventories)
+        if len(commits) > 1 and commits[-1].step > commits[0].step
+    ]
+    return max(0.0, *spans) if spans else 0.0
 
 
 def _redone(inventories: Sequence[SlotInventory], start_step: int, committed_step: int) -> int:

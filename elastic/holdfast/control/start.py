@@ -1,25 +1,54 @@
 """What a generation does once everyone has stopped and said what it holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from holdfast.control.job import Job
-from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis
+from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, newest_in_ram, step_s
 from holdfast.control.view import View
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
-from holdfast.model.records import Action, Cause, StartRecord, Transfer
+from holdfast.model.records import Action, Cause, Restore, StartRecord, Transfer
 from holdfast.planner.search import Decision, Request, plan
-from holdfast.planner.transition import evacuations, transfers
+from holdfast.planner.transition import Holdings, evacuations, transfers
 
 
 def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLayers:
     """Called when `view.is_stopped`."""
     generation = view.generation
     assert generation is not None and view.is_stopped
-    basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step, view.told)
+    basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step, view.told, view.stored)
     if isinstance(basis, LostLayers):
         return basis
+    decided = _decide(job, view, basis)
+    return replace(
+        decided,
+        kept=newest_in_ram(
+            view.stored, extend_lineage(lineage, generation.number, basis.version.step), job.layer_count
+        ),
+        checkpoint=basis.checkpoint,
+        checkpoint_step=view.catalogue.step_before(basis.version.step),
+        urgent=job.has_checkpoints and not basis.checkpoint and not basis.initialise and is_urgent(job, view, decided),
+    )
+
+
+def worth_waiting_until_s(job: Job, view: View, start: StartRecord) -> float | None:
+    """A node that fell silent may come back with newer state than what is left. It is waited for no longer than doing
+    those steps again would take; None: there is nothing to wait for."""
+    lost = view.committed_step - start.version.step
+    silent_s = view.unheard.holders_since_s(range(job.layer_count)) if lost > 0 else None
+    return silent_s + lost * step_s(view.inventories) if silent_s is not None else None
+
+
+def is_urgent(job: Job, view: View, start: StartRecord) -> bool:
+    """Whether state goes to the remote tier before anything else: the job pauses, or the last nodes leave."""
+    return start.action is Action.HOLD and (bool(view.draining) or len(view.nodes) < job.nodes_min)
+
+
+def _decide(job: Job, view: View, basis: Basis) -> StartRecord:
+    generation = view.generation
+    assert generation is not None
     finishing = generation.cause is Cause.STOP or view.stop_reason is not None
     # Where only the weights are left to write any node will do, also one that leaves.
     writing = finishing or basis.version.step >= job.steps
@@ -35,9 +64,46 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
         decision = _plan(job, view, basis, staying)
     except NoPlanError as error:  # held, as below the minimum: another node may make it fit
         return _hold(job, generation.number, basis, staying, f"{error}; waiting for more nodes")
-    moves, _ = transfers(decision.plan, basis.held, basis.held, job.layer_bytes)
+    moves, restores = _sources(decision.plan, basis, job.layer_bytes)
     action = Action.FINISH if finishing else Action.TRAIN
-    return _record(generation.number, action, basis, decision.plan, moves, decision.reasons)
+    record = _record(generation.number, action, basis, decision.plan, moves, decision.reasons)
+    return replace(record, restores=restores)
+
+
+def _sources(
+    chosen: Plan, basis: Basis, layer_bytes: Sequence[int]
+) -> tuple[tuple[Transfer, ...], tuple[Restore, ...]]:
+    """Where each slot gets the layers it lacks: from its own node's RAM, else from a live replica, else from other
+    nodes' RAM, the least asked first, or the checkpoint."""
+    at_hand: Holdings = {
+        slot: frozenset(layer for layer, nodes in basis.in_ram.items() if slot.node in nodes) for slot in chosen.slots
+    }
+    held = {slot: basis.held.get(slot, frozenset()) for slot in chosen.slots}
+    moves, missing = transfers(
+        chosen, {slot: layers | at_hand[slot] for slot, layers in held.items()}, basis.held, layer_bytes
+    )
+    near = [
+        (stage.slot, layer) for stage in chosen.stages for layer in stage.layers
+        if layer in at_hand[stage.slot] and layer not in held[stage.slot]
+    ]  # fmt: skip
+    restores = [Restore(layer=layer, target=slot, sources=(slot.node,)) for slot, layer in near]
+    asked: dict[NodeId, int] = {}
+    for slot, layer in missing:
+        nodes = basis.in_ram.get(layer, ())
+        if not nodes and not basis.checkpoint:
+            continue  # made from the seed
+        sources = tuple(sorted(nodes, key=lambda node: (asked.get(node, 0), node)))
+        if sources:
+            asked[sources[0]] = asked.get(sources[0], 0) + layer_bytes[layer]
+        restores.append(Restore(layer=layer, target=slot, sources=sources))
+    return moves, tuple(sorted(_with_others(basis, restores), key=lambda restore: (restore.layer, restore.target)))
+
+
+def _with_others(basis: Basis, restores: Sequence[Restore]) -> Iterator[Restore]:
+    """Where the first copy turns out corrupt the others are asked."""
+    for restore in restores:
+        others = (node for node in basis.in_ram.get(restore.layer, ()) if node not in restore.sources)
+        yield replace(restore, sources=(*restore.sources, *others))
 
 
 def _hold(job: Job, number: int, basis: Basis, staying: tuple[SlotId, ...], reason: str) -> StartRecord:

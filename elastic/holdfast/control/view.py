@@ -5,13 +5,18 @@ What is asked after every event is kept in step or remembered: there may be thou
 
 from dataclasses import dataclass, field
 
+from holdfast.control.catalogue import Catalogue
 from holdfast.control.drain import Drain
 from holdfast.control.entrusted import Entrusted
+from holdfast.control.joins import Joins
 from holdfast.control.reach import Apart, apart_of
+from holdfast.control.recovery import Stored
 from holdfast.control.roster import Roster
 from holdfast.control.unheard import Unheard
 from holdfast.model.events import (
     AckReceived,
+    CheckpointFailed,
+    CheckpointsChanged,
     ContactLost,
     DrainChanged,
     Event,
@@ -23,6 +28,7 @@ from holdfast.model.events import (
     ReachChanged,
     StopRequested,
     TimePassed,
+    UploadReported,
     UserCodeFailed,
 )
 from holdfast.model.ids import NodeId, WorkerId
@@ -42,16 +48,6 @@ from holdfast.model.records import (
     WorkerRef,
 )
 
-
-@dataclass(slots=True)
-class Joins:
-    """New workers since the generation began."""
-
-    count: int = 0
-    first_s: float = 0.0
-    last_s: float = 0.0
-
-
 # Of generations that committed steps, the newest commits of the last ones are remembered: what a worker voted for and
 # never heard the end of was in one of them.
 _TOLD_MAX = 16
@@ -64,6 +60,7 @@ class View:
     roster: Roster = field(default_factory=Roster)
     unheard: Unheard = field(default_factory=Unheard)
     entrusted: Entrusted = field(default_factory=Entrusted)
+    catalogue: Catalogue = field(default_factory=Catalogue)
     drains: dict[NodeId, Drain] = field(default_factory=dict)
     reach: dict[NodeId, ReachRecord] = field(default_factory=dict)
     reach_changed_s: float = 0.0
@@ -152,6 +149,12 @@ class View:
                 self._reach_changed(node, reach, now_s)
             case PardonChanged(node, given):
                 (self.pardons.add if given else self.pardons.discard)(node)
+            case UploadReported(record):
+                self.catalogue.uploaded(record)
+            case CheckpointsChanged(checkpoints):
+                self.catalogue.changed(checkpoints)
+            case CheckpointFailed(version):
+                self.catalogue.failed(version)
             case StopRequested(reason):
                 self.stop_reason = self.stop_reason or reason
             case UserCodeFailed(record):
@@ -266,6 +269,7 @@ class View:
         generation = self.generation
         if generation is None or ack.generation != generation.number or not self._is(ack.node, ack.incarnation):
             return
+        self.catalogue.unsound.update(ack.unsound)
         for inventory in ack.inventory:
             if self.start is None:
                 self.entrusted.said(inventory)
@@ -357,6 +361,12 @@ class View:
             for inventory in self.stopped[node].inventory
             if inventory.worker in self.roster.members
         )
+
+    @property
+    def stored(self) -> Stored:
+        """What there is besides live copies."""
+        snapshots = {node: ack.snapshots for node, ack in self.stopped.items() if ack.snapshots and node in self.nodes}
+        return Stored(snapshots=snapshots, checkpoints=self.catalogue.sound)
 
     @property
     def is_stopped(self) -> bool:

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 
 from holdfast.model.ids import NodeId
-from holdfast.model.records import DrainRecord, GenerationRecord, NodeRecord, OutcomeRecord, StartRecord
+from holdfast.model.records import (
+    CheckpointRef,
+    DrainRecord,
+    GenerationRecord,
+    NodeRecord,
+    OutcomeRecord,
+    StartRecord,
+    UploadedBlob,
+    Version,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +58,16 @@ class EvictNode:
     reason: str
 
 
-Command = WriteGeneration | WriteStart | WriteOutcome | ReleaseDrain | ProbeNode | EvictNode
+@dataclass(frozen=True, slots=True)
+class CommitCheckpoint:
+    """All layers of `version` are written: write the manifest, then the list of checkpoints. What comes of it is
+    CheckpointsChanged, or CheckpointFailed."""
+
+    version: Version
+    blobs: tuple[UploadedBlob, ...]  # by layer
+    loss: float | None
+    committed: tuple[CheckpointRef, ...]  # before it
+    in_use: str = ""  # folder of one that may be read just now
+
+
+Command = WriteGeneration | WriteStart | WriteOutcome | ReleaseDrain | ProbeNode | EvictNode | CommitCheckpoint

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from holdfast.model.ids import NodeId, WorkerId
 from holdfast.model.records import (
+    CheckpointsRecord,
     DrainRecord,
     FailureRecord,
     NodeAck,
@@ -11,6 +12,8 @@ from holdfast.model.records import (
     ProgressRecord,
     ReachRecord,
     SuspectRecord,
+    UploadRecord,
+    Version,
 )
 
 
@@ -79,6 +82,27 @@ class PardonChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadReported:
+    """A node has written its share of a checkpoint."""
+
+    record: UploadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsChanged:
+    """These can be started from; `None`: the key is gone."""
+
+    record: CheckpointsRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """The storage did not take its manifest."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     reason: str
 
@@ -103,6 +127,9 @@ Event = (
     | NodeRefused
     | ReachChanged
     | PardonChanged
+    | UploadReported
+    | CheckpointsChanged
+    | CheckpointFailed
     | StopRequested
     | UserCodeFailed
     | TimePassed

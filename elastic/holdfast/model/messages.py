@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from holdfast.model.ids import SlotId, WorkerId
-from holdfast.model.records import Commit, GenerationRecord, JobRecord, SlotInventory, SlotStart, StartRecord
+from holdfast.model.records import Commit, GenerationRecord, JobRecord, SlotInventory, SlotStart, StartRecord, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,37 @@ class Exit:
     """Agent to worker: end the process."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """Agent to worker: a layer that the start wants restored, whole and verified, in a file in RAM."""
+
+    generation: int
+    layer: int
+    path: str
+    source: str  # a node, or "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """Agent to worker: its snapshot of this version has as many copies at peers as are wanted."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoilt:
+    """Agent to worker: its snapshot of this version is not whole, or not any more."""
+
+    version: Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Agent to worker: of its snapshot of this version nothing is being uploaded any more."""
+
+    version: Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +93,35 @@ class Committed:
     generation: int
     rank: int
     commit: Commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotBegun:
+    """Worker to agent: it overwrites its snapshots of every version but `kept`."""
+
+    kept: Version | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotBlob:
+    """One layer in an open file of the worker; the rest as in `holdfast_checkpoint.digest`."""
+
+    layer: int
+    fd: int
+    size: int
+    chunk_bytes: int
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshotted:
+    """Worker to agent: all its layers are in RAM as of `version`. `loss`: of the step that led to it, where known."""
+
+    version: Version
+    blobs: tuple[SnapshotBlob, ...]
+    for_checkpoint: bool
+    loss: float | None = None
+    copy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,5 +161,5 @@ class WorkerOrder:
     job: JobRecord
 
 
-ToWorker = Stop | Start | Exit
-FromWorker = Ready | Parked | Running | Committed | Broken | Failed | Finished
+ToWorker = Stop | Start | Exit | Restored | Copied | Spoilt | Uploaded
+FromWorker = Ready | Parked | Running | Committed | SnapshotBegun | Snapshotted | Broken | Failed | Finished

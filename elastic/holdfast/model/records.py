@@ -178,6 +178,15 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """One layer that no live replica sends: from the RAM of one of these nodes' agents, else from the checkpoint."""
+
+    layer: int
+    target: SlotId
+    sources: tuple[NodeId, ...]  # nearest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartRecord:
     """start/<generation>, written once all inventories are in."""
 
@@ -190,6 +199,11 @@ class StartRecord:
     redone_steps: int
     initialise: bool  # step 0: layers nobody sends are made from the seed
     reasons: tuple[str, ...] = ()  # why it holds, or why the layout is no better
+    restores: tuple[Restore, ...] = ()
+    checkpoint: str = ""  # folder of the checkpoint of `version`, if there is one
+    kept: Version | None = None  # the newest of which RAM holds every layer: nobody overwrites it
+    checkpoint_step: int = 0  # of the newest checkpoint that was begun
+    urgent: bool = False  # write a checkpoint of `version` before anything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +218,14 @@ class SlotInventory:
     in_flight: bool = False  # a step was begun that did not commit
     commits: tuple[Commit, ...] = ()  # the last few, newest last
     layer_cost_s: tuple[tuple[int, float], ...] = ()  # (layer, seconds of forward and backward a microbatch), measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotInventory:
+    """Layers of one version of which this node's agent has whole copies in RAM: its own workers', or peers'."""
+
+    version: Version
+    layers: tuple[int, ...]
 
 
 class AckPhase(StrEnum):
@@ -221,6 +243,7 @@ class SlotStart:
     move_s: float
     received: tuple[tuple[SlotId, int], ...]  # (source, bytes)
     initialised_layers: int
+    restored: tuple[tuple[str, int], ...] = ()  # (where from: a node, "checkpoint"; bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +255,9 @@ class NodeAck:
     incarnation: str
     phase: AckPhase
     inventory: tuple[SlotInventory, ...] = ()  # when stopped
+    snapshots: tuple[SnapshotInventory, ...] = ()  # when stopped, oldest first
     starts: tuple[SlotStart, ...] = ()  # when running
+    unsound: tuple[str, ...] = ()  # checkpoints of which this node found a blob missing or corrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +336,43 @@ class OutcomeRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UploadedBlob:
+    """One layer in a checkpoint's folder; `chunks`, `chunk_bytes` and `size` as in `holdfast_checkpoint.digest`."""
+
+    layer: int
+    path: str
+    size: int
+    chunk_bytes: int
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRecord:
+    """uploads/<step>-<generation>/<node>: this node's share of a checkpoint is written."""
+
+    node: NodeId
+    version: Version
+    loss: float | None
+    blobs: tuple[UploadedBlob, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """A committed checkpoint. One of another run has generation 0: it comes before all that this run does."""
+
+    version: Version
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointsRecord:
+    """checkpoints, written by whoever submits the job, then by the leader: those that can be started from, oldest
+    first."""
+
+    committed: tuple[CheckpointRef, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """spec: the validated job spec and what the agents need to know of the Program."""
 
@@ -326,46 +388,9 @@ class JobRecord:
     versions: tuple[tuple[str, str], ...] = ()  # (package, version) that all machines must have
     source_sha256: str = ""  # of the file that the Program is in; empty where it is an installed module
     id: str = ""  # of one submission, also found in `out`; empty where the agents are on one machine
+    run: str = ""  # of one submission, in the names of its checkpoints
+    identity: dict[str, object] = field(default_factory=dict)  # what a checkpoint must have been made with
 
     def __post_init__(self) -> None:
         if not len(self.layer_names) == len(self.layer_costs) == len(self.layer_bytes):
             raise ValueError("layer_names, layer_costs and layer_bytes should be of one length")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
-    """Keys of one job."""
-
-    job: str
-    prefix: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prefix", f"jobs/{self.job}/")
-
-    def node(self, node: NodeId) -> str:
-        return f"{self.prefix}nodes/{node}"
-
-    def claim(self, node: NodeId) -> str:
-        return f"{self.prefix}claims/{node}"
-
-    def drain(self, node: NodeId) -> str:
-        return f"{self.prefix}drains/{node}"
-
-    def ack(self, generation: int, node: NodeId) -> str:
-        return f"{self.prefix}acks/{generation}/{node}"
-
-    def start(self, generation: int) -> str:
-        return f"{self.prefix}start/{generation}"
-
-    def suspect(self, generation: int, node: NodeId) -> str:
-        return f"{self.prefix}suspects/{generation}/{node}"
-
-    def reach(self, node: NodeId) -> str:
-        return f"{self.prefix}reach/{node}"
-
-    def pardon(self, node: NodeId) -> str:
-        return f"{self.prefix}pardons/{node}"
-
-    def one(self, name: str) -> str:
-        """spec, leader, generation, progress, failure, stop or outcome."""
-        return f"{self.prefix}{name}"

@@ -14,8 +14,11 @@ from holdfast.control.member_commands import (
     MemberCommand,
     ProbeLeader,
     ProbePeers,
+    PutUpload,
     SpawnWorker,
+    TakeSnapshot,
     TellWorker,
+    TendTiers,
 )
 from holdfast.errors import LeaseExpiredError, StoreUnavailableError
 from holdfast.model.ids import NodeId, SlotId, WorkerId
@@ -120,6 +123,8 @@ class Agent:
                 case Leave():
                     self.left = True
                     self.leaves_by_s = self._world.now_s + self._world.lease_ttl_s
+                case TendTiers() | TakeSnapshot() | PutUpload():
+                    pass  # nobody here takes snapshots
                 case _:
                     self.reporter.say(command)
 

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 
 from holdfast.control.feed import events_of
 from holdfast.model.events import Event
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 from holdfast.model.wire import decode
 
 T = TypeVar("T")

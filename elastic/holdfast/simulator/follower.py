@@ -5,7 +5,7 @@ is gone since, but for states in between.
 """
 
 from holdfast.errors import CompactedError, StoreUnavailableError
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 from holdfast.ports.store import KeyValue, Snapshot, WatchEvent
 from holdfast.simulator.network import Channel
 from holdfast.simulator.storeside import StoreSide

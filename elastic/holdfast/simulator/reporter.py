@@ -16,7 +16,8 @@ from holdfast.control.member_commands import (
 )
 from holdfast.errors import LeaseExpiredError, StoreUnavailableError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, ProgressRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import ProgressRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Delete, Operation, Put
 from holdfast.simulator.network import Channel

@@ -14,6 +14,7 @@ from holdfast.control.litter import BATCH_MAX, Litter
 from holdfast.errors import StoreUnavailableError
 from holdfast.model.commands import (
     Command,
+    CommitCheckpoint,
     EvictNode,
     ProbeNode,
     ReleaseDrain,
@@ -321,3 +322,5 @@ def _words(command: Command) -> str:
             return f"writes {record.result}: {record.reason}"
         case ReleaseDrain(record):
             return f"releases {record.node}"
+        case CommitCheckpoint(version):
+            return f"commits the checkpoint of step {version.step}"

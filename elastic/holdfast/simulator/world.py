@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from holdfast.control.job import Job
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.keys import Keys
 from holdfast.model.messages import Start
-from holdfast.model.records import Commit, Keys, NodeRecord, OutcomeRecord
+from holdfast.model.records import Commit, NodeRecord, OutcomeRecord
 from holdfast.simulator.agent import Agent
 from holdfast.simulator.checkers import Checkers
 from holdfast.simulator.choosing import Chooser, Lane

@@ -72,10 +72,13 @@ def _generation_report(timeline: Timeline, generation: Generation, block_size: i
     starts = tuple(starts_of([ack for _, ack in sorted(generation.acks.items())]))
     by_source: Counter[str] = Counter()
     by_target: Counter[str] = Counter()
+    restored: Counter[str] = Counter()
     for ready in starts:
         for source, size in ready.received:
             by_source[str(source)] += size
             by_target[str(ready.slot)] += size
+        for where, size in ready.restored:
+            restored[where] += size
     before_s, after_s = timeline.last_commit_before_s(number), generation.first_commit_s
     # A stop at a boundary lets the step in flight commit: until then nothing stands still.
     stopping_s = max((t for t in (generation.begun_s, before_s) if t is not None), default=None)
@@ -107,6 +110,8 @@ def _generation_report(timeline: Timeline, generation: Generation, block_size: i
         layers_moved=len(start.transfers) if start is not None else 0,
         bytes_by_source=dict(sorted(by_source.items())),
         bytes_by_target=dict(sorted(by_target.items())),
+        layers_restored=len(start.restores) if start is not None else 0,
+        bytes_restored=dict(sorted(restored.items())),
         initialised_layers=sum(ready.initialised_layers for ready in starts),
     )
 

@@ -10,12 +10,13 @@ from prometheus_client.process_collector import ProcessCollector
 
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
 from holdfast.model.records import (
     Cause,
+    CheckpointsRecord,
     Commit,
     GenerationRecord,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeAck,
     ProgressRecord,
@@ -56,6 +57,9 @@ class AgentMetrics:
         self._begun = counter("generations", "Generations that began, by what began them", "cause")
         self._downtime_s = counter("downtime_seconds", "Time without a step between generations, less one step each")
         self._moved = counter("bytes_moved", "Layer state this node received, by the node that sent it", "source")
+        self._restored = counter("bytes_restored", "Layer state taken from RAM or a checkpoint", "source")
+        self._corrupt = counter("corrupt_copies", "Copies that were not what was written, by where they were", "source")
+        self._checkpoint = gauge("checkpoint_step", "Step of the newest checkpoint")
         self._leads = gauge("is_leader", "1 where this agent coordinates the job, else 0")
         self._restarts = counter("worker_restarts", "Workers started in place of one that ended")
         self._store_errors = counter("store_errors", "Calls of this agent that the store did not answer", "call")
@@ -83,6 +87,10 @@ class AgentMetrics:
             self._restarts.inc()
         self._spawned.add(index)
 
+    def found_corrupt(self, source: str) -> None:
+        """A copy there was not what was written."""
+        self._corrupt.labels(source=source).inc()
+
     def store_failed(self, call: str) -> None:
         """`call` is the name of the store's method."""
         self._store_errors.labels(call=call).inc()
@@ -101,6 +109,9 @@ class AgentMetrics:
                 self._began(decode(GenerationRecord, value))
             case "acks" if rest.endswith(f"/{self._node}"):
                 self._acknowledged(decode(NodeAck, value))
+            case "checkpoints":
+                known = decode(CheckpointsRecord, value).committed
+                self._checkpoint.set(known[-1].version.step if known else 0)
             case "progress":
                 progress = decode(ProgressRecord, value)
                 for commit in progress.commits:
@@ -121,6 +132,8 @@ class AgentMetrics:
         for start in ack.starts:
             for source, size in start.received:
                 self._moved.labels(source=source.node).inc(size)
+            for where, size in start.restored:
+                self._restored.labels(source=where).inc(size)
 
     def _committed(self, generation: int, commit: Commit) -> None:
         last = self._commit

@@ -13,6 +13,7 @@ from holdfast.control.job import job_of
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
+    CheckpointsRecord,
     Commit,
     DrainRecord,
     FailureRecord,
@@ -58,6 +59,7 @@ class Recorder:
         self._timeline, self._roster = Timeline(), Roster()
         self._suspects: set[tuple[int, NodeId]] = set()
         self._leader: NodeId | None = None
+        self._checkpoints: set[str] = set()
         self._stop: StopRecord | None = None
         self._outcome: OutcomeRecord | None = None
         self._begun_s: float | None = None
@@ -173,6 +175,8 @@ class Recorder:
             case "progress":
                 progress = decode(ProgressRecord, value)
                 yield from self._commits(((progress.generation, c) for c in progress.commits), by_rank_0=True)
+            case "checkpoints":
+                yield from self._listed(decode(CheckpointsRecord, value), now_s)
             case "stop":
                 yield from self._stop_wanted(decode(StopRecord, value), now_s)
             case "outcome":
@@ -205,7 +209,10 @@ class Recorder:
         moved = len(start.transfers)
         text = f"generation {start.generation}: {start.action.value}{f' {layout}' if layout else ''}"
         text += f" from step {start.version.step}"
+        restored = len(start.restores)
         text += f", {moved} layer{'s' * (moved != 1)} to move" if moved else ""
+        source = "the checkpoint" if any(not restore.sources for restore in start.restores) else "RAM"
+        text += f", {restored} layer{'s' * (restored != 1)} to restore from {source}" if restored else ""
         text += f", {redone} step{'s' * (redone != 1)} to redo" if redone else ""
         fields = {
             "generation": start.generation,
@@ -214,6 +221,7 @@ class Recorder:
             "step": start.version.step,
             "redone_steps": redone,
             "layers_moved": moved,
+            "layers_restored": restored,
         }
         yield RunEvent(time_s=now_s, kind=EventKind.GENERATION_STARTED, text=text, fields=fields)
         yield from self._came_further(generation, now_s)
@@ -233,7 +241,7 @@ class Recorder:
         starts = tuple(starts_of(tuple(generation.acks.values())))
         form_s = max((s.form_s for s in starts), default=0.0)
         move_s = max((s.move_s for s in starts), default=0.0)
-        moved_bytes = sum(size for s in starts for _, size in s.received)
+        moved_bytes = sum(size for s in starts for _, size in (*s.received, *s.restored))
         text = f"generation {generation.number} runs: groups in {form_s:.2f} s, layers in {move_s:.2f} s"
         text += f" ({moved_bytes / 1e6:.1f} MB)" if moved_bytes else ""
         fields = {"generation": generation.number, "form_s": form_s, "move_s": move_s, "bytes": moved_bytes}
@@ -264,6 +272,15 @@ class Recorder:
             fields = {"node": node}
             yield RunEvent(time_s=now_s, kind=EventKind.LEADER_CHANGED, text=f"{node} coordinates", fields=fields)
         self._leader = node
+
+    def _listed(self, record: CheckpointsRecord, now_s: float) -> Iterator[RunEvent]:
+        for ref in record.committed:
+            if ref.folder not in self._checkpoints:
+                self._checkpoints.add(ref.folder)
+                if ref.version.generation:  # those of other runs were there before
+                    fields = {"step": ref.version.step, "folder": ref.folder}
+                    text = f"the checkpoint of step {ref.version.step} is written"
+                    yield RunEvent(time_s=now_s, kind=EventKind.CHECKPOINT_COMMITTED, text=text, fields=fields)
 
     def _contact_lost(self, record: SuspectRecord, now_s: float) -> Iterator[RunEvent]:
         seen = (record.generation, record.node)

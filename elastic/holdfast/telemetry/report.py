@@ -85,6 +85,10 @@ class GenerationReport(_Part):
     layers_moved: int = Field(ge=0, description="transfers of a layer from a live copy to a slot")
     bytes_by_source: dict[str, int] = Field(description="bytes sent by each slot (node/slot) as the layers moved")
     bytes_by_target: dict[str, int] = Field(description="the same bytes, by the slot that received them")
+    layers_restored: int = Field(ge=0, description="layers taken from RAM or from a checkpoint")
+    bytes_restored: dict[str, int] = Field(
+        description='their bytes, by the node whose RAM they came from, or "checkpoint"'
+    )
     initialised_layers: int = Field(ge=0, description="layers made from the seed, copies included")
 
 

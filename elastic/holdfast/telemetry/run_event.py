@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     GENERATION_RUNNING = "generation.running"
     GENERATION_RECOVERED = "generation.recovered"
     STEP_COMMITTED = "step.committed"
+    CHECKPOINT_COMMITTED = "checkpoint.committed"
     STOP_REQUESTED = "job.stop_requested"
     FAILURE = "job.failure"
     OUTCOME = "job.outcome"

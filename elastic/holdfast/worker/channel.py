@@ -10,20 +10,28 @@ import threading
 from collections.abc import Callable
 
 from holdfast.errors import ProtocolError
-from holdfast.model.messages import Exit, FromWorker, Start, Stop, ToWorker
+from holdfast.model.messages import Copied, Exit, FromWorker, Restored, Spoilt, Start, Stop, ToWorker, Uploaded
 from holdfast.model.wire import FRAME_HEAD, check_frame_size, decode_message, encode_message, frame
 
 log = logging.getLogger(__name__)
-_KINDS: dict[str, type[ToWorker]] = {kind.__name__: kind for kind in (Stop, Start, Exit)}
+_KINDS: dict[str, type[ToWorker]] = {
+    kind.__name__: kind for kind in (Stop, Start, Exit, Restored, Copied, Spoilt, Uploaded)
+}
 
 
 class Channel:
-    """Messages arrive in order in `inbox`; Stop and Exit are shown to `on_urgent` first, on the reader's thread."""
+    """Orders arrive in order in `inbox`; Stop and Exit are shown to `on_urgent` first, on the reader's thread. What is
+    said of stored state goes to `on_stored`, on that thread too."""
 
-    def __init__(self, connection: socket.socket, on_urgent: Callable[[Stop | Exit], None]) -> None:
-        self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+    def __init__(
+        self,
+        connection: socket.socket,
+        on_urgent: Callable[[Stop | Exit], None],
+        on_stored: Callable[[Restored | Copied | Spoilt | Uploaded], None],
+    ) -> None:
+        self.inbox: queue.SimpleQueue[Stop | Start | Exit] = queue.SimpleQueue()
         self._connection = connection
-        self._on_urgent = on_urgent
+        self._on_urgent, self._on_stored = on_urgent, on_stored
         self._write_lock = threading.Lock()
 
     def start(self) -> None:
@@ -53,6 +61,9 @@ class Channel:
         self._deliver(Exit(reason="the agent is gone"))
 
     def _deliver(self, message: ToWorker) -> None:
+        if isinstance(message, Restored | Copied | Spoilt | Uploaded):
+            self._on_stored(message)
+            return
         if not isinstance(message, Start):
             self._on_urgent(message)
         self.inbox.put(message)

@@ -17,6 +17,8 @@ from holdfast.worker.commit import make_commit
 from holdfast.worker.final import write_final
 from holdfast.worker.layers import blank_layer, initial_layer
 from holdfast.worker.reduce import segment_group
+from holdfast.worker.restoring import Restores, load_restored
+from holdfast.worker.snapshots import Snapshots
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.step import StepRunner
 from holdfast.worker.transfer import TRANSFER, Moved, move_layers, transfer_ranks
@@ -37,8 +39,11 @@ class GenerationRun:
         comm: Comm,
         send: Callable[[FromWorker], None],
         stop_wanted: Callable[[], bool],
+        snapshots: Snapshots,
+        restores: Restores,
     ) -> None:
         self._setting, self._holdings, self._comm, self._send = setting, holdings, comm, send
+        self._snapshots, self._restores = snapshots, restores
         self._stop_wanted = stop_wanted
         self._start = message.start
         self._number = message.start.generation
@@ -55,28 +60,39 @@ class GenerationRun:
         """
         begun = time.perf_counter()
         program = self._setting.program
+        self._snapshots.settle(self._beat, with_copies=False)
+        self._snapshots.enter(self._start)
         self._holdings.settle(program, self._start.version, self._start.roll_forward)
         specs = self._groups()
         if specs:
             self._comm.form(specs)
         formed = time.perf_counter()
         moved = self._move()
+        restored = self._restore()
         initialised = self._initialise()
         runner = self._make_runner()
         moved_at = time.perf_counter()
-        stopping = runner.agree(self._stop_wanted()) if runner else False
+        agreed = runner.agree(self._stop_wanted(), self._snapshots.standing()) if runner else None
         start = SlotStart(
             slot=self._setting.slot,
             form_s=formed - begun,
             move_s=moved_at - formed,
             received=tuple(sorted(moved.received.items())),
             initialised_layers=initialised,
+            restored=tuple(sorted(restored.items())),
         )
         self._send(Running(generation=self._number, start=start))
-        if runner is None:
+        if runner is None or agreed is None:
+            if self._start.urgent:
+                self._snapshots.write_urgently(
+                    self._start.version, self._holdings.layers, self._beat, self._stop_wanted
+                )
             return
-        if self._start.action is Action.TRAIN:
-            stopping = stopping or self._train(runner)
+        stopping = agreed.stop
+        if self._start.action is Action.TRAIN and not stopping:
+            if self._snapshots.is_due(self._start.version.step, agreed.tally):
+                self._snapshots.begin(self._start.version, runner.held, None, agreed.tally)
+            stopping = self._train(runner)
         if not stopping:
             self._finish()
 
@@ -89,19 +105,23 @@ class GenerationRun:
             runner.compute(version.step)
             version = Version(version.step + 1, self._number)
             self._drop_leftovers()
+            self._snapshots.settle(self._beat)
             holdings.pending = version
             self._require_permit()
-            stop, norm, loss = runner.vote(self._stop_wanted())
+            voted = runner.vote(self._stop_wanted(), self._snapshots.standing())
             self._require_permit()
-            commit = make_commit(version.step, loss, norm)
+            commit = make_commit(version.step, voted.loss, voted.grad_norm)
             try:
                 holdings.commit(program, commit, version)
             except Exception as error:  # the user's optimizer or schedule
                 raise UserCodeError(f"the optimizer step failed: {error!r}") from error
             self._send(Committed(generation=self._number, rank=self._rank, commit=commit))
             holdings.cost_s = dict(runner.layer_cost_s)
-            if stop:
+            if voted.stop:
                 return True
+            is_last = version.step == self._setting.spec.steps  # nobody will go on from there
+            if not is_last and self._snapshots.is_due(version.step, voted.tally):
+                self._snapshots.begin(version, runner.held, commit, voted.tally)
         return False
 
     def _require_permit(self) -> None:
@@ -144,6 +164,24 @@ class GenerationRun:
         self._holdings.adopt(moved.layers)
         return moved
 
+    def _restore(self) -> dict[str, int]:
+        """Take over the layers that the agent fetches; bytes by where they came from."""
+        setting, received = self._setting, dict[str, int]()
+        wanted = {r.layer for r in self._start.restores if r.target == setting.slot}
+        while wanted:
+            message = self._restores.next_of(self._number, self._beat)
+            blank = blank_layer(setting.program, message.layer, setting.device)
+            size = load_restored(message.path, blank, self._start.version, setting.device)
+            self._comm.enter(Phase.COMPUTE)
+            self._holdings.adopt({message.layer: blank})
+            wanted.discard(message.layer)
+            received[message.source] = received.get(message.source, 0) + size
+        return received
+
+    def _beat(self) -> None:
+        """Raises: CommunicationError: the generation is over."""
+        self._comm.enter(Phase.COMPUTE)
+
     def _initialise(self) -> int:
         if self._plan is None or not self._start.initialise:
             return 0
@@ -167,6 +205,9 @@ class GenerationRun:
         layers = [self._holdings.layers[layer] for layer in mine]
         write_final(self._setting.out, layers, lambda: self._comm.enter(Phase.COMPUTE))
         assert self._holdings.version is not None
+        if not (self._start.checkpoint and self._start.version == self._holdings.version):
+            held = {layer: self._holdings.layers[layer] for layer in self._plan.stages[self._rank].layers}
+            self._snapshots.write_urgently(self._holdings.version, held, self._beat, self._stop_wanted)
         self._send(Finished(generation=self._number, step=self._holdings.version.step))
 
 

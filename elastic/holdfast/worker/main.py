@@ -22,7 +22,20 @@ from holdfast.errors import CommunicationError, HoldfastError, ProgramError
 from holdfast.model.facts import ProgramFacts
 from holdfast.model.heartbeat import Phase
 from holdfast.model.ids import WorkerId
-from holdfast.model.messages import Broken, Exit, Failed, Parked, Ready, Start, Stop, WorkerOrder
+from holdfast.model.messages import (
+    Broken,
+    Copied,
+    Exit,
+    Failed,
+    Parked,
+    Ready,
+    Restored,
+    Spoilt,
+    Start,
+    Stop,
+    Uploaded,
+    WorkerOrder,
+)
 from holdfast.model.records import JobRecord
 from holdfast.program import load_program
 from holdfast.spec import JobSpec
@@ -33,6 +46,8 @@ from holdfast.worker.facts import inspect
 from holdfast.worker.generation import GenerationRun
 from holdfast.worker.process_groups import Backend, make_backend
 from holdfast.worker.pulse import Pulse
+from holdfast.worker.restoring import Restores
+from holdfast.worker.snapshots import Snapshots
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.supervised import Supervised
 
@@ -51,8 +66,10 @@ class Worker:
         self._comm: Comm | None = None
         self._supervised: Supervised | None = None
         self._newest_stop = 0
-        self._channel = Channel(connection, self._on_urgent)
+        self._channel = Channel(connection, self._on_urgent, self._on_stored)
         self._holdings = Holdings()
+        self._restores = Restores()
+        self._snapshots: Snapshots | None = None  # once warm
 
     def serve(self) -> None:
         self._channel.start()
@@ -62,6 +79,8 @@ class Worker:
             self._report_failure(error, step=0, where="start-up")
             return
         backend = make_backend(setting.device, setting.host)
+        counts_cpu = setting.device.type == "cpu"
+        self._snapshots = Snapshots(setting.spec, self._channel.send, counts_cpu=counts_cpu)
         address = f"{setting.host}:{store.port}"
         self._channel.send(Ready(slot=setting.slot, worker=self._id, pid=os.getpid(), address=address))
         while True:
@@ -71,6 +90,7 @@ class Worker:
                 case Exit():
                     return
                 case Stop():
+                    self._snapshots.settle(lambda: setting.pulse.beat(Phase.COMPUTE), with_copies=False)
                     inventory = self._holdings.inventory(setting.slot, self._id)
                     self._channel.send(Parked(generation=message.generation, inventory=inventory))
                 case Start():
@@ -82,11 +102,12 @@ class Worker:
         number = message.start.generation
         host, port = _store_address(message)
         comm = Comm(backend, host, port, number, bytes.fromhex(self._order.key), setting.pulse)
-        failed = False
+        failed, snapshots = False, self._snapshots
+        assert snapshots is not None
 
         def work() -> None:
             nonlocal failed
-            failed = not self._train(setting, message, comm, lambda: run.left_behind)
+            failed = not self._train(setting, message, comm, snapshots, lambda: run.left_behind)
 
         run = Supervised(work, comm, setting.pulse)
         with self._lock:
@@ -100,13 +121,27 @@ class Worker:
                 self._comm = self._supervised = None
         return self._wait_for_exit() if failed else True
 
-    def _train(self, setting: Setting, message: Start, comm: Comm, left_behind: Callable[[], bool]) -> bool:
+    def _train(
+        self,
+        setting: Setting,
+        message: Start,
+        comm: Comm,
+        snapshots: Snapshots,
+        left_behind: Callable[[], bool],
+    ) -> bool:
         """On the generation's thread; False if the job cannot go on."""
         if setting.device.type == "cuda":
             torch.cuda.set_device(setting.device)  # is each thread's own
         number = message.start.generation
         run = GenerationRun(
-            setting, self._holdings, message, comm, self._channel.send, lambda: self._newest_stop > number
+            setting,
+            self._holdings,
+            message,
+            comm,
+            self._channel.send,
+            lambda: self._newest_stop > number,
+            snapshots,
+            self._restores,
         )
         try:
             run.run()
@@ -128,6 +163,13 @@ class Worker:
         while not isinstance(self._channel.inbox.get(), Exit):
             pass
         return False
+
+    def _on_stored(self, message: Restored | Copied | Spoilt | Uploaded) -> None:
+        """On the reader's thread."""
+        if isinstance(message, Restored):
+            self._restores.put(message)
+        elif self._snapshots is not None:
+            self._snapshots.heard(message)
 
     def _on_urgent(self, message: Stop | Exit) -> None:
         """On the reader's thread."""

@@ -1,5 +1,7 @@
 """Computes one step on one rank: 1F1B over this pipeline's microbatches, the reduction, the vote."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.distributed.pipelining import Schedule1F1B
@@ -8,12 +10,13 @@ from holdfast.errors import UserCodeError
 from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Plan, Span
 from holdfast.worker.comm import Comm
-from holdfast.worker.commit import Vote
+from holdfast.worker.commit import Result, Vote
 from holdfast.worker.data import Activation, collate
 from holdfast.worker.device import give_back_freed
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.reduce import Reducer
 from holdfast.worker.sampling import microbatch_positions, sample_indices
+from holdfast.worker.snapshots import Standing
 from holdfast.worker.stage import HoldfastStage, StageModule
 from holdfast.worker.state import Setting
 
@@ -64,9 +67,9 @@ class StepRunner:
     def layer_cost_s(self) -> dict[int, float]:
         return self._module.clock.mean_s
 
-    def agree(self, stop: bool) -> bool:
-        """The first vote of a generation: everyone is ready. Returns whether anyone wants to stop already."""
-        return self._vote.cast({}, {}, stop)[0]
+    def agree(self, stop: bool, standing: Standing) -> Result:
+        """The first vote of a generation: everyone is ready. Of no step: the norm and the loss say nothing."""
+        return self._vote.cast({}, {}, stop, standing)
 
     def compute(self, step: int) -> None:
         """Forward, backward and reduction of zero-based `step`; afterwards every `.grad` is complete.
@@ -89,9 +92,14 @@ class StepRunner:
             give_back_freed(self._setting.device)
         self._computed += 1
 
-    def vote(self, stop: bool) -> tuple[bool, float | None, float]:
+    def vote(self, stop: bool, standing: Standing) -> Result:
         """See Vote.cast."""
-        return self._vote.cast(self._held, self._losses, stop)
+        return self._vote.cast(self._held, self._losses, stop, standing)
+
+    @property
+    def held(self) -> Mapping[int, HeldLayer]:
+        """The layers of this rank's stage."""
+        return self._held
 
     def _load(self, step: int) -> tuple[Tensor, ...]:
         """Inputs of this pipeline's microbatches, one after another; targets are kept for the loss."""

@@ -1,5 +1,6 @@
 """Runs real jobs for tests: the command line, real processes, what they leave."""
 
+import contextlib
 import json
 import os
 import signal
@@ -90,8 +91,14 @@ class RunningJob:
 
 
 @contextmanager
-def job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = ()) -> Iterator[RunningJob]:
-    """A running `holdfast run`; killed with all its nodes if the test ends first."""
+def job(
+    spec: Path,
+    out: Path,
+    *arguments: str,
+    faults: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[RunningJob]:
+    """A running `holdfast run`; killed with all its nodes if the test ends first. `environment` comes on top."""
     command = [sys.executable, "-m", "holdfast.cli.main", "run", str(spec), "--out", str(out), "--plain", *arguments]
     for fault in faults:
         command += ["--fault", fault]
@@ -101,7 +108,7 @@ def job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = ()) -> I
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
     )
     running = RunningJob(process, out)
     try:
@@ -117,10 +124,27 @@ def job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = ()) -> I
                     os.kill(pid, signal.SIGKILL)
 
 
-def run_job(spec: Path, out: Path, *arguments: str, faults: Sequence[str] = (), timeout_s: float = _GIVE_UP_S) -> Ended:
+def run_job(
+    spec: Path,
+    out: Path,
+    *arguments: str,
+    faults: Sequence[str] = (),
+    timeout_s: float = _GIVE_UP_S,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
     """`holdfast run` to its end."""
-    with job(spec, out, *arguments, faults=faults) as running:
+    with job(spec, out, *arguments, faults=faults, environment=environment) as running:
         return running.end(timeout_s)
+
+
+def kill_all(running: RunningJob) -> None:
+    """SIGKILL for launcher, agents and workers at the same moment."""
+    pids = [running.process.pid]
+    for node in running.nodes().values():
+        pids += [pid for pid in (node["agent_pid"], *node["worker_pids"]) if pid and is_alive(pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def is_alive(pid: int) -> bool:

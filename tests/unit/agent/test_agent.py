@@ -22,8 +22,9 @@ from holdfast.agent.peers import Peers
 from holdfast.agent.settings import AgentSettings
 from holdfast.errors import LeaseExpiredError, StoreError, StoreUnavailableError, UserError
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.keys import Keys
 from holdfast.model.messages import Exit, Failed, Ready
-from holdfast.model.records import Cause, ClaimRecord, GenerationRecord, JobRecord, Keys, StopMode
+from holdfast.model.records import Cause, ClaimRecord, GenerationRecord, JobRecord, StopMode
 from holdfast.model.wire import FRAME_HEAD, decode_message, encode, encode_message, frame
 from holdfast.ports.store import Compare, KeyValue, Operation, TxnResult, WatchEvent
 from holdfast.stores.memory import MemoryStore

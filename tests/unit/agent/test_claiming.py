@@ -14,7 +14,8 @@ from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peers import Peers
 from holdfast.errors import StoreError, UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import ClaimRecord, DrainRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import ClaimRecord, DrainRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Operation, TxnResult
 from holdfast.stores.memory import MemoryStore

@@ -8,7 +8,8 @@ import pytest
 
 from holdfast.agent.mending import Mender
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, LeaderRecord, StopRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import LeaderRecord, StopRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import KeyValue
 from holdfast.stores.memory import MemoryStore

@@ -12,7 +12,8 @@ from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.neighbours import Neighbours
 from holdfast.agent.peers import Peers
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys, LeaderRecord, NodeRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import LeaderRecord, NodeRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import KeyValue
 from holdfast.stores.memory import MemoryStore

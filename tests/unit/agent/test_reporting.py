@@ -8,7 +8,8 @@ from holdfast.agent.reporting import Reporter
 from holdfast.control.member_commands import PutProgress, PutSuspect
 from holdfast.errors import StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Commit, Keys, ProgressRecord, SuspectRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import Commit, ProgressRecord, SuspectRecord
 from holdfast.model.wire import decode
 from holdfast.stores.memory import MemoryStore
 

@@ -10,7 +10,8 @@ import pytest
 from holdfast.agent.submission import read_job
 from holdfast.agent.versions import versions_here
 from holdfast.errors import VersionError
-from holdfast.model.records import JobRecord, Keys
+from holdfast.model.keys import Keys
+from holdfast.model.records import JobRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import WatchEvent
 from holdfast.stores.memory import MemoryStore

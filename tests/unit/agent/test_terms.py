@@ -16,10 +16,10 @@ from holdfast.errors import StoreError
 from holdfast.model.commands import Command
 from holdfast.model.events import Event
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.keys import Keys
 from holdfast.model.records import (
     AckPhase,
     JobRecord,
-    Keys,
     LeaderRecord,
     NodeAck,
     NodeRecord,

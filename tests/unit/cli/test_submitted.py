@@ -117,7 +117,7 @@ async def test_weights_of_an_earlier_run_go_only_once_the_new_job_stands(earlier
     store = _Contested(memory, lambda _: None) if is_contested else memory
     target = _Within(job="toy", address=parse_store("127.0.0.1:1"), access=StoreAccess(secret=b""), store=store)
     submission = Submission(store="", out=earlier, replace=True, wait=False, as_json=False)
-    submitting = _submit(target, dataclasses.replace(JOB, id="new"), Wish(spec=Path("toy.yaml")), submission)
+    submitting = _submit(target, dataclasses.replace(JOB, id="new"), (), Wish(spec=Path("toy.yaml")), submission)
     if is_contested:
         with pytest.raises(UserError, match="somebody else submitted"):
             await submitting

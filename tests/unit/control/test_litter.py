@@ -5,7 +5,7 @@ from holdfast.control.litter import BATCH_MAX, Litter
 from holdfast.model.commands import WriteGeneration
 from holdfast.model.events import PardonChanged
 from holdfast.model.ids import NodeId
-from holdfast.model.records import Keys
+from holdfast.model.keys import Keys
 
 KEYS = Keys(job="j")
 

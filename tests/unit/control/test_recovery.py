@@ -2,9 +2,18 @@
 
 from random import Random
 
-from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, is_history
+from holdfast.control.recovery import (
+    Basis,
+    Lineage,
+    LostLayers,
+    Stored,
+    choose_basis,
+    extend_lineage,
+    is_history,
+    newest_in_ram,
+)
 from holdfast.model.ids import NodeId, SlotId, WorkerId
-from holdfast.model.records import Commit, SlotInventory, Version
+from holdfast.model.records import CheckpointRef, Commit, SlotInventory, SnapshotInventory, Version
 
 LAYERS = 4
 ALL = (0, 1, 2, 3)
@@ -223,3 +232,57 @@ def test_a_lineage_stays_bounded_and_never_takes_back_what_it_refused() -> None:
     for _ in range(2000):
         version = Version(rng.randint(0, step + 3), rng.randint(0, 5000))
         assert is_history(version, whole) or not is_history(version, lineage)
+
+
+def in_ram(**nodes: tuple[tuple[int, int], tuple[int, ...]]) -> dict[NodeId, tuple[SnapshotInventory, ...]]:
+    """By node: a version, and the layers of it that its agent has."""
+    return {
+        NodeId(node): (SnapshotInventory(version=Version(*version), layers=layers),)
+        for node, (version, layers) in nodes.items()
+    }
+
+
+def test_what_workers_lack_is_taken_from_agents_ram() -> None:
+    stored = Stored(snapshots=in_ram(a=((7, 2), (2,)), c=((7, 2), (2, 3))))
+    basis = choose_basis((holds("a", (0, 1), (7, 2)), holds("b", (), None)), (), LAYERS, 7, stored=stored)
+
+    assert isinstance(basis, Basis)
+    assert basis.version == Version(7, 2)
+    assert basis.in_ram == {2: (NodeId("a"), NodeId("c")), 3: (NodeId("c"),)}
+
+
+def test_a_version_whole_in_ram_beats_an_older_live_one_and_every_checkpoint() -> None:
+    old = CheckpointRef(version=Version(6, 1), folder="six")
+    stored = Stored(snapshots=in_ram(a=((7, 2), ALL)), checkpoints=(old,))
+    basis = choose_basis((holds("a", ALL, (5, 1)),), (), LAYERS, 8, stored=stored)
+
+    assert isinstance(basis, Basis)
+    assert (basis.version, basis.checkpoint, basis.redone_steps) == (Version(7, 2), "", 1)
+    assert not basis.held
+
+
+def test_a_checkpoint_is_the_last_resort_and_a_job_that_begins_starts_from_it() -> None:
+    refs = (CheckpointRef(version=Version(4, 0), folder="four"), CheckpointRef(version=Version(6, 0), folder="six"))
+    stored = Stored(snapshots=in_ram(a=((7, 1), (0, 1))), checkpoints=refs)
+    for inventories in ((holds("a", (0, 1), (7, 1)),), (holds("a", (), None),)):
+        basis = choose_basis(inventories, (), LAYERS, 0, stored=stored)
+
+        assert isinstance(basis, Basis)
+        assert (basis.version, basis.checkpoint, basis.initialise) == (Version(6, 0), "six", False)
+
+
+def test_snapshots_of_a_history_that_was_left_are_not_gone_back_to() -> None:
+    stored = Stored(snapshots=in_ram(a=((9, 1), ALL), b=((6, 1), ALL)))
+
+    basis = choose_basis((holds("a", (), None),), ((2, 7),), LAYERS, 9, stored=stored)
+
+    assert isinstance(basis, Basis)
+    assert basis.version == Version(6, 1)
+
+
+def test_the_kept_version_is_the_newest_that_ram_alone_has_whole() -> None:
+    snapshots = in_ram(a=((8, 1), (0, 1)), b=((8, 1), (2,)), c=((7, 1), ALL), d=((5, 1), ALL))
+
+    assert newest_in_ram(Stored(snapshots=snapshots), (), LAYERS) == Version(7, 1)
+    assert newest_in_ram(Stored(snapshots=snapshots), ((2, 6),), LAYERS) == Version(5, 1)
+    assert newest_in_ram(Stored(), (), LAYERS) is None

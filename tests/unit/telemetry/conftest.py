@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.keys import Keys
 from holdfast.model.plan import Pipeline, Plan, Span, Stage
 from holdfast.model.records import (
     AckPhase,
@@ -15,7 +16,6 @@ from holdfast.model.records import (
     FailureRecord,
     GenerationRecord,
     JobRecord,
-    Keys,
     NodeAck,
     NodeRecord,
     OutcomeRecord,

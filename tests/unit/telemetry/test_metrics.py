@@ -59,7 +59,15 @@ def test_every_metric_is_documented_and_every_documented_one_is_there() -> None:
     for key, record in RECORDS.items():
         agent.see(key, record)
     agent.metrics.store_failed("put")
-    moved = SlotStart(slot=SlotId(NODE, 0), form_s=0, move_s=0, received=((SlotId(OTHER, 0), 8),), initialised_layers=0)
+    agent.metrics.found_corrupt("peer")
+    moved = SlotStart(
+        slot=SlotId(NODE, 0),
+        form_s=0,
+        move_s=0,
+        received=((SlotId(OTHER, 0), 8),),
+        initialised_layers=0,
+        restored=((NODE, 8),),
+    )
     ack = NodeAck(generation=99, node=NODE, incarnation="i", phase=AckPhase.RUNNING, starts=(moved,))
     agent.see(KEYS.ack(99, NODE), ack)
     told = {name for name, _ in agent.samples() if name.startswith("holdfast_") and not name.endswith("_created")}

@@ -1,0 +1,106 @@
+"""Writes this node's share of a checkpoint to remote storage, from RAM; training goes on meanwhile.
+
+One checkpoint at a time: the next one begins only once every rank's upload is over (the workers see to that in their
+votes), so a slow storage makes checkpoints rarer and never piles them up.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+
+from holdfast.model.ids import NodeId
+from holdfast.model.records import UploadedBlob, UploadRecord, Version
+from holdfast_checkpoint.errors import CheckpointError, StorageError
+from holdfast_checkpoint.folders import folder_of
+from holdfast_checkpoint.ram import Copy, RamTier
+from holdfast_checkpoint.remote import Repository
+
+log = logging.getLogger(__name__)
+_AT_ONCE = 4
+
+
+class Uploader:
+    """One an agent. `say` hears of everything that is written so far of a version."""
+
+    def __init__(
+        self, repository: Repository, run: str, node: NodeId, ram: RamTier, say: Callable[[UploadRecord], None]
+    ) -> None:
+        self._repository, self._run, self._node, self._ram, self._say = repository, run, node, ram, say
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._version: Version | None = None
+        self._loss: float | None = None
+        self._written: dict[int, UploadedBlob] = {}
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def upload(self, version: Version, layers: Collection[int], loss: float | None) -> None:
+        """Write those of `layers` that are not written yet. Returns when that came to an end, good or bad."""
+        if self._version is None or _age(self._version) < _age(version):
+            self._version, self._loss, self._written = version, None, {}
+            self._turns.clear()
+        if version != self._version:
+            return
+        self._loss = loss if loss is not None else self._loss
+        begun_s = time.monotonic()
+        written = await asyncio.gather(*(self._write_once(version, layer) for layer in sorted(layers)))
+        if version == self._version and any(written):
+            log.info(
+                "checkpoint.share_written",
+                extra={
+                    "step": version.step,
+                    "layers": sum(blob is not None for blob in written),
+                    "bytes": sum(blob.size for blob in written if blob is not None),
+                    "seconds": round(time.monotonic() - begun_s, 3),
+                },
+            )
+            self._tell()
+
+    async def _write_once(self, version: Version, layer: int) -> UploadedBlob | None:
+        """Two that ask for one layer: the second writes what the first could not."""
+        async with self._turns[layer]:
+            if version == self._version and layer in self._written:
+                return self._written[layer]
+            return await self._write(version, layer)
+
+    def _tell(self) -> None:
+        assert self._version is not None
+        blobs = tuple(self._written[layer] for layer in sorted(self._written))
+        self._say(UploadRecord(node=self._node, version=self._version, loss=self._loss, blobs=blobs))
+
+    async def _write(self, version: Version, layer: int) -> UploadedBlob | None:
+        """None, and a line in the log, if no copy could be written: the checkpoint stays unfinished."""
+        folder = folder_of(version.step, self._run, version.generation)
+        for copy in self._ram.find(layer, version.step, version.generation):
+            try:
+                async with self._slots:
+                    path = await asyncio.to_thread(self._put, folder, copy)
+            except (CheckpointError, OSError) as error:
+                extra = {"step": version.step, "layer": layer, "error": str(error)}
+                log.error("checkpoint.upload_failed", extra=extra)
+                if isinstance(error, StorageError):
+                    break  # not the copy's fault: another one would fare no better
+                continue
+            blob = _uploaded(copy, path)
+            if version == self._version:
+                self._written[layer] = blob
+            return blob
+        return None
+
+    def _put(self, folder: str, copy: Copy) -> str:
+        """On a thread. What is corrupt in RAM is not written: its checksum would only be found wrong later."""
+        self._ram.verify(copy)
+        with copy.file.hold():
+            return self._repository.put_blob(folder, copy.layer, copy.file.path, copy.digest)
+
+
+def _age(version: Version) -> tuple[int, int]:
+    """A later generation may go back to an earlier step."""
+    return version.generation, version.step
+
+
+def _uploaded(copy: Copy, path: str) -> UploadedBlob:
+    digest = copy.digest
+    return UploadedBlob(
+        layer=copy.layer, path=path, size=digest.size, chunk_bytes=digest.chunk_bytes, chunks=digest.chunks
+    )

@@ -1,0 +1,32 @@
+"""Finds workers that make no progress.
+
+Who does nothing in its own code is killed. Who waits for others is rarely the one that hangs: it is only reported,
+after the others had their turn.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from holdfast.agent.workers import Workers
+from holdfast.control.member import Member
+from holdfast.control.member_commands import MemberCommand
+from holdfast.model.heartbeat import Phase
+
+# How many times the limit of its own code a worker may wait for the others.
+_TURNS = 3
+_WATCHDOG_S = 0.25
+
+
+async def watch_workers(
+    workers: Workers, node: Member, limit_s: float, do: Callable[[Iterable[MemberCommand]], None]
+) -> None:
+    """For ever."""
+    while True:
+        await asyncio.sleep(_WATCHDOG_S)
+        for ref in node.live_workers:
+            index = ref.slot.index
+            phase, silent_s = workers.silent_s(index)
+            if phase is Phase.COMPUTE and silent_s > limit_s:
+                workers.kill(index, f"no progress for {silent_s:.0f} s", show_stacks=True)
+            elif phase is Phase.COMMUNICATE and silent_s > _TURNS * limit_s:
+                do(node.worker_waits(index, f"{ref.slot} has waited for {silent_s:.0f} s"))

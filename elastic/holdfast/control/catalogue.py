@@ -1,0 +1,87 @@
+"""Checkpoints as the coordinator knows them: committed, on their way, and found unsound. Pure.
+
+Rule: a checkpoint is committed once every layer of its version is told to be written, and only one that is newer than
+all before, so that nothing that can be started from is ever replaced by less.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from holdfast.model.ids import NodeId
+from holdfast.model.records import CheckpointRef, CheckpointsRecord, UploadedBlob, UploadRecord, Version
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """As one leader knows it."""
+
+    committed: tuple[CheckpointRef, ...] = ()  # oldest first
+    unsound: set[str] = field(default_factory=set)
+    _uploads: dict[Version, dict[NodeId, UploadRecord]] = field(default_factory=dict)
+    _asked: Version | None = None  # the newest that was to be committed
+    _failed: set[Version] = field(default_factory=set)
+
+    def changed(self, record: CheckpointsRecord | None) -> None:
+        self.committed = record.committed if record is not None else ()
+        self._uploads = {version: shares for version, shares in self._uploads.items() if self._is_news(version)}
+
+    def uploaded(self, record: UploadRecord) -> None:
+        if self._is_news(record.version):
+            self._uploads.setdefault(record.version, {})[record.node] = record
+
+    def _is_news(self, version: Version) -> bool:
+        newest = self.newest
+        return newest is None or _age(version) > _age(newest)
+
+    @property
+    def newest(self) -> Version | None:
+        """Of those that are sound; a later generation may have gone back to an earlier step."""
+        return max((ref.version for ref in self.sound), key=_age, default=None)
+
+    @property
+    def sound(self) -> tuple[CheckpointRef, ...]:
+        """Those of which nobody found a blob missing or corrupt."""
+        return tuple(ref for ref in self.committed if ref.folder not in self.unsound)
+
+    def step_before(self, step: int) -> int:
+        """Of the newest sound one up to `step`; 0: there is none."""
+        return max((ref.version.step for ref in self.sound if ref.version.step <= step), default=0)
+
+    def has(self, version: Version) -> bool:
+        """Whether it can be started from `version`."""
+        return any(ref.version == version for ref in self.sound)
+
+    def due(self, layer_count: int) -> tuple[Version, Mapping[int, UploadedBlob], float | None] | None:
+        """The newest version that is written whole and not committed, once: its blobs by layer, and its loss."""
+        for version in sorted(self._uploads, key=_age, reverse=True):
+            if self._asked is not None and _age(version) <= _age(self._asked):
+                return None
+            shares = self._uploads[version]
+            blobs = {blob.layer: blob for node in sorted(shares) for blob in shares[node].blobs}
+            if len(blobs) == layer_count:
+                self._asked = version
+                losses = (share.loss for share in shares.values() if share.loss is not None)
+                return version, dict(sorted(blobs.items())), next(losses, None)
+        return None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether one is being committed, as far as is known with success."""
+        return self.pending is not None
+
+    @property
+    def pending(self) -> Version | None:
+        """That one."""
+        asked = self._asked
+        return asked if asked is not None and asked not in self._failed and self._is_news(asked) else None
+
+    def failed(self, version: Version) -> None:
+        """It could not be committed: it may be asked for again."""
+        self._failed.add(version)
+        if self._asked == version:
+            self._asked = None
+
+
+def _age(version: Version) -> tuple[int, int]:
+    """Greater for what was committed later."""
+    return version.generation, version.step

@@ -1,0 +1,50 @@
+"""Looks at the copies that an agent holds in RAM from outside, as a cosmic ray would: through its open files."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast_checkpoint.header import parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldCopy:
+    """`path` opens its memory for writing."""
+
+    path: Path
+    layer: str
+    step: int
+    generation: int
+    size: int
+
+
+def copies_of(pid: int) -> list[HeldCopy]:
+    """Whole blobs in open memory files of that process."""
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if not os.readlink(fd).startswith("/memfd:"):
+                continue
+            header = parse(fd.read_bytes())
+        except (OSError, ValueError):
+            continue
+        about = header.metadata
+        found.append(
+            HeldCopy(
+                path=fd,
+                layer=about["layer"],
+                step=int(about["step"]),
+                generation=int(about["generation"]),
+                size=header.size,
+            )
+        )
+    return found
+
+
+def flip_byte(copy: HeldCopy) -> None:
+    """The last one of its data."""
+    with copy.path.open("r+b", buffering=0) as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte ^ 0x40]))
