@@ -84,6 +84,8 @@ class EtcdServer:
             f"--listen-metrics-urls=http://127.0.0.1:{self._metrics_port}",
             f"--heartbeat-interval={_ELECTION_MS // 10}",
             f"--election-timeout={_ELECTION_MS}",
+            # What a killed process wrote stays; only a machine that dies loses it, and a busy disk is no fault to test.
+            "--unsafe-no-fsync",
             "--log-level=warn",
             *self._tls_flags(),
         ]
