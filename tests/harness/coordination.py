@@ -139,9 +139,17 @@ class Talk:
 
     def worker_dies(self, node: str) -> list[Command]:
         """And is warm again at once."""
+        self._bury(node)
+        return self.come(node)
+
+    def worker_stays_away(self, node: str) -> list[Command]:
+        """It died, and the next one is not warm yet."""
+        self._bury(node)
+        return self.say(NodeChanged(NodeId(node), replace(self.record(node), workers=())))
+
+    def _bury(self, node: str) -> None:
         self._died[node] = (*self._died.get(node, ()), self.ref(node).worker)
         self._lives[node] = self._lives.get(node, 1) + 1
-        return self.come(node)
 
     def ack(self, node: str, phase: AckPhase, step: int | None = None, layers: tuple[int, ...] = ALL) -> list[Command]:
         ref = self.ref(node)

@@ -59,16 +59,31 @@ class Rank:
         snapshotter: Any = self.buffers
         self.policy = Snapshots(spec, self.hear, counts_cpu=False, snapshotter=snapshotter)
         self.late: list[Copied | Uploaded] = []
+        self.start: StartRecord | None = None
+        self.kept: Version | None = None
+        self.told: Version | None = None
+        self.copied: set[Version] = set()  # with this generation's peers
+
+    def enter(self, start: StartRecord) -> None:
+        """What was on its way may still come; of what the agent has, it tells anew."""
+        self.start, self.kept, self.copied = start, start.kept, set()
+        self.policy.enter(start)
+        if self.told in self.buffers.whole:
+            self.late.append(Copied(generation=start.generation, version=self.told))
 
     def hear(self, message: FromWorker) -> None:
+        assert self.start is not None
         match message:
             case Snapshotted(version=version, for_checkpoint=for_checkpoint):
-                self.late.append(Copied(version=version))
+                self.told = version
+                self.late.append(Copied(generation=self.start.generation, version=version))
                 if for_checkpoint:
                     self.uploading.add(version)
                     self.late.append(Uploaded(version=version))
-            case SnapshotBegun():
-                pass
+            case SnapshotBegun(kept=kept):
+                known = kept == self.kept or kept in self.copied or self.kept is None
+                assert known, "it counts on copies that nobody told of"
+                self.kept = kept
             case _:
                 raise AssertionError(message)
 
@@ -82,6 +97,8 @@ class Rank:
                 self.late.remove(message)
                 if isinstance(message, Uploaded):
                     self.uploading.discard(message.version)
+                elif self.start is not None and message.generation == self.start.generation:
+                    self.copied.add(message.version)
                 self.policy.heard(message)
 
 
@@ -160,7 +177,7 @@ def test_ranks_agree_and_one_version_is_always_whole_everywhere(
                 rank.policy.settle(lambda: None)
             start = start_of(generation, version, ranks, checkpoint_step)
             for rank in ranks:
-                rank.policy.enter(start)
+                rank.enter(start)
             vote(version, ranks)
         else:
             version = Version(version.step + 1, generation)

@@ -145,10 +145,12 @@ class Tiers:
 
     def _tell_copied(self) -> None:
         """Workers hear once their snapshots have the copies that are wanted of them."""
+        if self._start is None:
+            return
         for index, message in sorted(self._taken.items()):
             layers = frozenset(blob.layer for blob in message.blobs)
             if self.peers.is_copied(message.version, layers):
-                self._home.tell_worker(index, Copied(version=message.version))
+                self._home.tell_worker(index, Copied(generation=self._start.generation, version=message.version))
 
     async def _upload(self, index: int, message: Snapshotted) -> None:
         version = message.version

@@ -21,7 +21,7 @@ from holdfast.control.litter import BATCH_MAX
 from holdfast.control.membership import Membership, agents_of, choose_members
 from holdfast.control.recovery import Lineage, LostLayers, extend_lineage, is_history
 from holdfast.control.standing import Standings
-from holdfast.control.start import decide_start, worth_waiting_until_s
+from holdfast.control.start import decide_start, worth_waiting_s
 from holdfast.control.view import View
 from holdfast.control.wording import epitaph, explain_lost
 from holdfast.model.commands import (
@@ -60,11 +60,12 @@ class Coordinator:
         self, job: Job, *, now_s: float, generation: GenerationRecord | None = None, start: StartRecord | None = None
     ) -> None:
         self._job = job
-        self._view = View(membership_changed_s=now_s)
+        self._view = View(membership_changed_s=now_s, has_snapshots=job.has_snapshots)
         self._lineage: Lineage = generation.lineage if generation is not None else ()
         self._ended = False
         self._copies_lost_s: float | None = None  # when a copy of every layer was first missed
         self._unheard_s: float | None = None  # when the voters of an older generation were first missed
+        self._held_back_s: float | None = None  # when a start was first held back for who may hold newer state
         self._lost: list[str] = []  # members lost since the last start
         self._standings = Standings(job.node_losses, generation.standings if generation is not None else (), now_s)
         self._attendance = Attendance(self._view)
@@ -218,20 +219,22 @@ class Coordinator:
             return None  # it is about to be committed; if it is not, that is told
         if isinstance(decided, LostLayers):
             return self._await_copies(decided, now_s)
-        if (until_s := worth_waiting_until_s(job, view, decided)) is not None and now_s < until_s:
-            self._wake(until_s)
-            return self._take_in_all(now_s)
+        if (worth_s := worth_waiting_s(job, view, decided)) > 0:
+            self._held_back_s = now_s if self._held_back_s is None else self._held_back_s
+            if now_s < (until_s := self._held_back_s + worth_s):
+                self._wake(until_s)
+                return self._take_in_all(now_s)
         self._begin(decided, now_s)
         return WriteStart(decided)
 
     def _await_copies(self, lost: LostLayers, now_s: float) -> Command | None:
         """A node whose lease ended may live and come back with what it holds: it is given a little time, where it is
         known dead, and as long as it may train by itself, where it fell silent. One that is out of reach is waited
-        for."""
+        for, and one whose workers died and are not warm again yet."""
         self._copies_lost_s = now_s if self._copies_lost_s is None else self._copies_lost_s
         if (command := self._take_in_all(now_s)) is not None:
             return command
-        if self._view.cut_off:
+        if self._view.cut_off or self._view.roster.bereft:
             self._copies_lost_s = None
             return None
         given_up_s = self._copies_lost_s + self._job.start_settle_s
@@ -383,7 +386,7 @@ class Coordinator:
 
     def _begin(self, start: StartRecord, now_s: float) -> None:
         self._view.begin(start, now_s)
-        self._copies_lost_s, self._unheard_s, self._lost = None, None, []
+        self._copies_lost_s, self._unheard_s, self._held_back_s, self._lost = None, None, None, []
         self._lineage = extend_lineage(self._lineage, start.generation, start.version.step)
 
     def _end(self, result: Result, reason: str, failure: FailureRecord | None = None) -> Command:

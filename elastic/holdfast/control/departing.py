@@ -6,7 +6,7 @@ from holdfast.control.due import Due
 from holdfast.control.job import Job
 from holdfast.control.view import View
 from holdfast.model.ids import NodeId, SlotId
-from holdfast.model.records import DrainRecord, Restore, StopMode, Transfer
+from holdfast.model.records import DrainRecord, Restore, StartRecord, StopMode, Transfer
 
 # Of the time that a member still has when a start is written, the share after which a start that stalls is tried again.
 _SHARE_TO_START = 0.75
@@ -31,10 +31,13 @@ def _moving_s(job: Job, view: View) -> float:
     """How long the slot that lacks most may take to get it, from a slow storage perhaps."""
     lacking: Counter[SlotId] = Counter()
     if view.start is not None:
-        moves: tuple[Transfer | Restore, ...] = (*view.start.transfers, *view.start.restores)
-        for move in moves:
+        for move in _moves(view.start):
             lacking[move.target] += job.layer_bytes[move.layer]
     return max(lacking.values(), default=0) / _BYTES_A_SECOND
+
+
+def _moves(start: StartRecord) -> tuple[Transfer | Restore, ...]:
+    return (*start.transfers, *start.restores)
 
 
 def urgent(view: View) -> Due | None:
@@ -76,7 +79,7 @@ def _is_spare(job: Job, view: View, node: NodeId) -> bool:
     if start.version.step == 0 or view.catalogue.has(start.version):
         return True
     staying = {ref.slot.node for ref in view.live} - set(view.draining)
-    kept: set[int] = {t.layer for t in start.transfers if t.target.node in staying}
+    kept = {move.layer for move in _moves(start) if move.target.node in staying}
     kept.update(layer for layer, nodes in view.stored.in_ram(start.version).items() if not staying.isdisjoint(nodes))
     for inventory in view.inventories:
         if inventory.slot.node in staying and start.version in (inventory.version, inventory.pending):

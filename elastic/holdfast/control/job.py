@@ -34,6 +34,7 @@ class Job:
     absent_s: float = 6.0  # how long a node that lives may be without its key
     orphan_s: float = 600.0  # an agent without contact to the store for so long stops its workers
     has_checkpoints: bool = False  # there is a remote tier
+    has_snapshots: bool = False  # agents hold copies in RAM
 
     @property
     def layer_count(self) -> int:
@@ -69,4 +70,5 @@ def job_of(record: JobRecord) -> Job:
         absent_s=_LEASES_ABSENT * spec.timeouts.lease_ttl_s,
         orphan_s=spec.timeouts.orphan_s,
         has_checkpoints=spec.checkpoints.url is not None,
+        has_snapshots=spec.snapshots.every != 0,
     )

@@ -109,8 +109,10 @@ def choose_basis(
             redone_steps=_redone(inventories, 0, committed_step),
         )
     newest = max(committed, default=None)
-    left = _held_at(newest, inventories) if newest is not None else {}
-    missing = every_layer - frozenset[int]().union(*left.values())
+    left = set(stored.in_ram(newest)) if newest is not None else set()
+    if newest is not None:
+        left.update(*_held_at(newest, inventories).values())
+    missing = every_layer - left
     return LostLayers(layers=tuple(sorted(missing)), version=newest)
 
 

@@ -99,6 +99,11 @@ class Roster:
         return self._refs
 
     @property
+    def bereft(self) -> bool:
+        """Whether there is a node whose workers have all died, and come back as soon as they are warm."""
+        return any(not record.workers for record in self.nodes.values())
+
+    @property
     def strangers(self) -> tuple[WorkerRef, ...]:
         """Of these, those that are no members, in no order."""
         return tuple(self._strangers.values())

@@ -33,12 +33,16 @@ def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLa
     )
 
 
-def worth_waiting_until_s(job: Job, view: View, start: StartRecord) -> float | None:
-    """A node that fell silent may come back with newer state than what is left. It is waited for no longer than doing
-    those steps again would take; None: there is nothing to wait for."""
+def worth_waiting_s(job: Job, view: View, start: StartRecord) -> float:
+    """A node that fell silent may come back with newer state than what is left, and so may one whose workers died: what
+    its agent has in RAM is heard of once a worker is warm again, and a member. They are worth as long a wait as doing
+    those steps again would take; 0: there is nobody to wait for."""
     lost = view.committed_step - start.version.step
-    silent_s = view.unheard.holders_since_s(range(job.layer_count)) if lost > 0 else None
-    return silent_s + lost * step_s(view.inventories) if silent_s is not None else None
+    if lost <= 0:
+        return 0.0
+    is_silent = view.unheard.holders_since_s(range(job.layer_count)) is not None
+    is_new = any(ref.slot.node not in view.member_nodes for ref in view.strangers)
+    return lost * step_s(view.inventories) if is_silent or is_new or view.roster.bereft else 0.0
 
 
 def is_urgent(job: Job, view: View, start: StartRecord) -> bool:
@@ -107,11 +111,23 @@ def _with_others(basis: Basis, restores: Sequence[Restore]) -> Iterator[Restore]
 
 
 def _hold(job: Job, number: int, basis: Basis, staying: tuple[SlotId, ...], reason: str) -> StartRecord:
-    """Nobody trains: bring what the leaving ones hold to safety, and wait."""
+    """Nobody trains: bring what the leaving ones hold to safety, out of their RAM too, and wait."""
     safe = {slot: basis.held.get(slot, frozenset()) for slot in staying}
     leaving = {slot: layers for slot, layers in basis.held.items() if slot not in safe}
     moves = evacuations(safe, leaving, job.layer_bytes) if safe else ()
-    return _record(number, Action.HOLD, basis, None, moves, (reason,))
+    record = _record(number, Action.HOLD, basis, None, moves, (reason,))
+    return replace(record, restores=_rescues(basis, staying)) if not basis.checkpoint else record
+
+
+def _rescues(basis: Basis, staying: tuple[SlotId, ...]) -> tuple[Restore, ...]:
+    """Of layers that no worker holds and only the RAM of leaving nodes has: to the staying slots in turn."""
+    live, nodes = frozenset[int]().union(*basis.held.values()), {slot.node for slot in staying}
+    at_risk = [layer for layer, holders in basis.in_ram.items() if layer not in live and nodes.isdisjoint(holders)]
+    return tuple(
+        Restore(layer=layer, target=staying[turn % len(staying)], sources=basis.in_ram[layer])
+        for turn, layer in enumerate(at_risk)
+        if staying
+    )
 
 
 def _record(

@@ -57,6 +57,7 @@ _TOLD_MAX = 16
 class View:
     """Facts of the job and of its current generation. Sets and dicts are sorted wherever they are walked."""
 
+    has_snapshots: bool = False  # agents have copies in RAM, of whatever layers
     roster: Roster = field(default_factory=Roster)
     unheard: Unheard = field(default_factory=Unheard)
     entrusted: Entrusted = field(default_factory=Entrusted)
@@ -222,7 +223,7 @@ class View:
 
     def fell_silent(self, node: NodeId, now_s: float) -> None:
         """As if it were gone; but it may live, and come back with what it holds."""
-        held = self.entrusted.held_by([ref.worker for ref in self.nodes[node].workers])
+        held = None if self.has_snapshots else self.entrusted.held_by([r.worker for r in self.nodes[node].workers])
         self.unheard.add(node, held, now_s)
         self.gone(node)
 

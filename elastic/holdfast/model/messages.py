@@ -41,8 +41,9 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """Agent to worker: its snapshot of this version has as many copies at peers as are wanted."""
+    """Agent to worker: its snapshot of this version has as many copies at peers as this generation wants."""
 
+    generation: int
     version: Version
 
 

@@ -69,7 +69,8 @@ class Snapshots:
         self._begun: Version | None = None  # the last one; None: of no use any more
         self._layers: frozenset[int] = frozenset()  # that it has
         self._told: Snapshotted | None = None  # of it, once it is whole
-        self._copied: Version | None = None
+        self._generation = 0
+        self._copied: Copied | None = None
         self._spoilt: Version | None = None
         self._uploading: Version | None = None
         self._for_checkpoint = False
@@ -80,6 +81,7 @@ class Snapshots:
         self._due_step = 0  # none before this one
         self._checkpoint_step = self._checkpoint_before = 0  # of the last one begun, and before it
         self._backoff = 1
+        self._waits = False  # one is due, and the last one's copies are late
         self._spent_s = 0.0  # on the last snapshot
         self._voted_s: float | None = None
         self._step_s = 0.0
@@ -90,7 +92,7 @@ class Snapshots:
 
     def heard(self, message: Copied | Spoilt | Uploaded) -> None:
         if isinstance(message, Copied):
-            self._copied = message.version
+            self._copied = message
         elif isinstance(message, Spoilt):
             self._spoilt = message.version
         elif self._uploading == message.version:
@@ -98,7 +100,7 @@ class Snapshots:
 
     def enter(self, start: StartRecord) -> None:
         """A generation begins; what was begun before it counts only if it starts from there."""
-        self._kept = start.kept
+        self._kept, self._generation = start.kept, start.generation
         self._checkpoint_step = self._checkpoint_before = start.checkpoint_step
         self._taken_step, self._due_step, self._backoff = None, start.version.step, 1
         self._failed, self._voted_s = False, None
@@ -126,7 +128,7 @@ class Snapshots:
     def _await_copies(self, beat: Callable[[], None]) -> None:
         """Whoever wants snapshots at fixed steps wants them to be there: peers are waited for, if not without end."""
         until_s = time.monotonic() + _COPIES_S
-        while self._copied != self._begun and time.monotonic() < until_s:
+        while not self._is_copied and time.monotonic() < until_s:
             beat()
             time.sleep(_LOOK_S)
 
@@ -142,12 +144,18 @@ class Snapshots:
         begun = self._begun if self._taken_step is not None else None
         spared = begun if begun is not None else self._kept
         return Standing(
-            uncopied=begun is not None and self._copied != begun,
+            uncopied=begun is not None and not self._is_copied,
             blocked=self._uploading is not None and self._uploading != spared,
             uploading=self._uploading is not None,
             failed=self._failed,
             cost=self._spent_s / self._step_s if self._step_s > 0 else 0.0,
         )
+
+    @property
+    def _is_copied(self) -> bool:
+        """Whether peers have what was begun last. Of the generation before, other peers did."""
+        begun = self._begun
+        return begun is None or self._copied == Copied(generation=self._generation, version=begun)
 
     def is_due(self, step: int, tally: Tally) -> bool:
         """Whether to take a snapshot of the state after `step`: alike on all ranks, from what they have in common."""
@@ -157,13 +165,21 @@ class Snapshots:
             self._due_step, self._backoff = step + self._backoff, min(2 * self._backoff, _BACKOFF_MAX)
         elif not tally.uncopied and self._taken_step is not None:
             self._kept, self._backoff = self._begun, 1
-        if not self.is_on or tally.uncopied or tally.blocked or step < self._due_step:
+        if not self.is_on or tally.blocked or step < self._due_step:
             return False
         if self._owes_checkpoint(step) and not tally.uploading:
+            # Whatever became of copies at peers: they get this one. Of two that are without, the one before is kept.
+            if tally.uncopied and self._kept is None:
+                self._kept = self._begun
             return True
-        return self._settings.every != 0 and (
-            self._taken_step is None or step >= self._taken_step + self._interval(tally)
-        )
+        if self._settings.every == 0:
+            return False
+        if self._taken_step is not None and step < self._taken_step + self._interval(tally):
+            return False
+        if tally.uncopied and not self._waits:
+            log.warning("snapshot.waits_for_copies", extra={"step": step, "ranks": tally.uncopied})
+        self._waits = tally.uncopied > 0
+        return not self._waits
 
     def begin(self, version: Version, held: Mapping[int, HeldLayer], commit: Commit | None, tally: Tally) -> None:
         """Once it is due and `version` is committed. All of `held` are at `version` and stay there until `settle`."""

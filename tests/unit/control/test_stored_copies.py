@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from harness.coordination import ALL, JOB, Talk, kinds, outcome, training
-from holdfast.model.commands import Command, CommitCheckpoint, ReleaseDrain, WriteStart
+from holdfast.model.commands import Command, CommitCheckpoint, ReleaseDrain, WriteOutcome, WriteStart
 from holdfast.model.events import AckReceived, CheckpointFailed, CheckpointsChanged, ContactLost, UploadReported
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import (
@@ -202,3 +202,78 @@ def test_a_silent_node_is_waited_for_no_longer_than_its_steps_take_again() -> No
     talk.wait(6.0)
     assert talk.start.generation == 2
     assert talk.start.version == older
+
+
+def steps_of_20_s(*steps: int) -> tuple[Commit, ...]:
+    return tuple(Commit(step=step, loss=0.5, grad_norm=None, time_s=20.0 * step) for step in steps)
+
+
+def test_a_node_whose_worker_died_is_waited_for_as_long_as_its_ram_may_save_work() -> None:
+    talk = training("a", "b", "c", job=TIGHT)
+    talk.progress(3)
+    talk.worker_stays_away("c")
+    older, now = Version(2, 1), Version(3, 1)
+    for node, layers in (("a", (0,)), ("b", (1,))):
+        stop(talk, node, layers, now, (older, ALL), commits=steps_of_20_s(2, 3))
+    number = talk.generation.number
+    talk.wait(15.0)
+    assert talk.start.generation < number, "its RAM may have step 3"
+
+    talk.come("c")
+    assert talk.generation.number == number + 1
+    for node, layers in (("a", (0,)), ("b", (1,))):
+        stop(talk, node, layers, now, (older, ALL), commits=steps_of_20_s(2, 3))
+    stop(talk, "c", (), None, (now, (2,)))
+    assert talk.start.version == now
+    assert {restore.sources for restore in talk.start.restores if restore.layer == 2} == {(NodeId("c"),)}
+
+
+def test_a_job_whose_last_copy_may_be_in_the_ram_of_a_node_whose_worker_starts_again_does_not_end() -> None:
+    talk = training("a", "b", "c", job=TIGHT)
+    talk.worker_stays_away("c")
+    for node, layers in (("a", (0,)), ("b", (1,))):
+        stop(talk, node, layers, Version(1, 1))
+    number = talk.generation.number
+    assert not [command for command in talk.wait(3600.0) if isinstance(command, WriteOutcome)]
+    talk.come("c")
+    assert talk.generation.number == number + 1
+
+
+def test_a_silent_node_may_hold_more_in_ram_than_its_workers_trained_on() -> None:
+    for has_snapshots in (True, False):
+        talk = training("a", "b", "c", job=replace(TIGHT, has_snapshots=has_snapshots))
+        talk.come("d")
+        talk.miss("d")
+        talk.silent("d")
+        talk.go("c")
+        for node, layers in (("a", (0,)), ("b", (1,))):
+            stop(talk, node, layers, Version(1, 1))
+        ended = [command for command in talk.wait(10.0) if isinstance(command, WriteOutcome)]
+        assert bool(ended) is not has_snapshots, "d never trained, but a peer's copy may lie there"
+
+
+def test_layers_that_are_lost_are_those_that_no_ram_has_either() -> None:
+    talk = training("a", "b", "c", job=TIGHT)
+    talk.go("c")
+    stop(talk, "a", (0,), Version(1, 1), (Version(1, 1), (1,)))
+    stop(talk, "b", (), None)
+    reason = outcome(talk.wait(10.0)).record.reason
+    assert "the last copy of layers head is gone" in reason
+
+
+def test_what_only_the_ram_of_a_leaving_node_has_is_brought_to_safety_while_nobody_trains() -> None:
+    talk = training("a", "b", "c", job=replace(TIGHT, nodes_min=3, has_checkpoints=False))
+    talk.go("c")
+    stop(talk, "a", (0,), Version(1, 1), (Version(1, 1), (2,)))
+    stop(talk, "b", (1,), Version(1, 1))
+    assert (talk.start.action, talk.start.restores) == (Action.HOLD, ())
+    talk.running("a", "b")
+
+    talk.drain("a")
+    stop(talk, "a", (0,), Version(1, 1), (Version(1, 1), (2,)))
+    stop(talk, "b", (1,), Version(1, 1))
+    assert [(move.layer, move.target) for move in talk.start.transfers] == [(0, slot("b"))]
+    assert talk.start.restores == (Restore(layer=2, target=slot("b"), sources=(NodeId("a"),)),)
+    assert not any(isinstance(command, ReleaseDrain) for command in talk.commands)
+    talk.running("a", "b")
+    assert any(isinstance(command, ReleaseDrain) for command in talk.commands)
