@@ -8,12 +8,14 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.header import LENGTH
+from holdfast_checkpoint.ram_folder import forget_file, memory_file
 from holdfast_checkpoint.stamp import Version
 
 log = logging.getLogger(__name__)
@@ -27,12 +29,12 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Buffer:
-    """A memfd of `size` bytes, mapped and all there. Its size never changes: others may have it mapped too."""
+    """A file in memory of `size` bytes, mapped and all there. Its size never changes: others may have it mapped too."""
 
-    def __init__(self, name: str, size: int) -> None:
-        """Raises: OSError: no memory, or no more file descriptors."""
+    def __init__(self, name: str, size: int, folder: Path | None = None) -> None:
+        """`folder`: see `ram_folder`; None: an anonymous one. Raises: OSError: no memory, or no more descriptors."""
         self.size = size
-        self.fd = os.memfd_create(f"holdfast.{name}", os.MFD_CLOEXEC)
+        self.fd = memory_file(name, folder)
         self._pinned: bool | None = None  # None: nobody asked for it
         try:
             os.ftruncate(self.fd, size)
@@ -40,6 +42,7 @@ class Buffer:
             self.bytes = _map(self.fd, size)
             _populate(self.fd, self.address, size)
         except BaseException:
+            forget_file(self.fd)
             os.close(self.fd)
             raise
         array: Any = self.bytes.numpy()  # its stubs do not say that it is a buffer
@@ -72,18 +75,20 @@ class Buffer:
             log.warning("snapshot.not_pinned", extra={"bytes": self.size, "error": str(code)})
 
     def close(self) -> None:
-        """Others who have it open keep it."""
+        """Others who have it open keep it, without its name if it had one."""
         if self._pinned:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self.address))
         self.view.release()
         del self.bytes
+        forget_file(self.fd)
         os.close(self.fd)
 
 
 class LayerBuffers:
     """A layer's two buffers."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._pair: list[Buffer | None] = [None, None]
 
     @property
@@ -103,7 +108,7 @@ class LayerBuffers:
             self._pair[at] = None
             if buffer is not None:
                 buffer.close()
-            self._pair[at] = buffer = Buffer(name, size)
+            self._pair[at] = buffer = Buffer(name, size, self._folder)
         buffer.spoil()
         return buffer
 

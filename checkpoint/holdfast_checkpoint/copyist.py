@@ -17,7 +17,8 @@ from holdfast_checkpoint.stamp import Version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenBlob:
-    """`fd`: a memfd of this process whose content is exactly the blob. It stays this one's until it is forgotten."""
+    """`fd`: a file in memory of this process whose content is exactly the blob. It stays this one's until it is
+    forgotten."""
 
     layer: int
     fd: int

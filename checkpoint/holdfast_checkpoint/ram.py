@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
-from holdfast_checkpoint.errors import CorruptError, StorageError
+from holdfast_checkpoint.errors import CheckpointError, CorruptError, StorageError
 from holdfast_checkpoint.held_file import HeldFile, read_into
+from holdfast_checkpoint.ram_folder import Note, RamFolder, forget_file, memory_file
 from holdfast_checkpoint.stamp import STAMP_BYTES, is_spoilt, version_of
 
 log = logging.getLogger(__name__)
@@ -59,16 +61,18 @@ class Copy:
 class Incoming:
     """A buffer to receive one blob into, in pieces of any order; `RamTier.new_buffer` makes it."""
 
-    def __init__(self, copy_of: Callable[[Digest, HeldFile], Copy], name: str, size: int) -> None:
+    def __init__(
+        self, copy_of: Callable[[Digest, HeldFile], Copy], name: str, size: int, folder: RamFolder | None
+    ) -> None:
         """`copy_of`: takes over the file. Raises: OSError."""
-        self._copy_of, self._name, self._size = copy_of, name, size
-        self._file = HeldFile(os.memfd_create(f"holdfast.{name}", os.MFD_CLOEXEC))
+        self._copy_of, self._name, self._size, self._folder = copy_of, name, size, folder
+        self._file = HeldFile(memory_file(name, folder.path if folder is not None else None))
         self._is_committed = False
         try:
             os.ftruncate(self._file.fileno(), size)
             self._map = mmap.mmap(self._file.fileno(), size)
         except BaseException:
-            self._file.release()
+            self._let_go()
             raise
         self.memory = memoryview(self._map)
 
@@ -97,6 +101,11 @@ class Incoming:
         """Give its memory back. Again, or after `commit`, it does nothing."""
         if not self._is_committed:
             self._unmap()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._file.is_closed:
+            forget_file(self._file.fileno())
             self._file.release()
 
     def _unmap(self) -> None:
@@ -106,10 +115,34 @@ class Incoming:
 
 
 class RamTier:
-    """All copies on this node, each under its origin, layer and version."""
+    """All copies on this node, each under its origin, layer and version. `folder`: where they outlive this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: RamFolder | None = None) -> None:
         self._copies: dict[tuple[str, int, int, int], Copy] = {}
+        self._folder = folder
+
+    @property
+    def path(self) -> Path | None:
+        """Of that folder."""
+        return self._folder.path if self._folder is not None else None
+
+    def recall(self) -> int:
+        """Take over what is whole of what an agent before this one held; how many copies. The rest is removed."""
+        if self._folder is None:
+            return 0
+        for path, note in self._folder.recall():
+            try:
+                self.adopt(note.origin, note.layer, note.step, note.generation, str(path), note.digest)
+            except (OSError, CheckpointError, ValueError) as error:
+                log.info("ram.not_recalled", extra={"path": str(path), "error": str(error)})
+                path.unlink(missing_ok=True)
+        self._folder.sweep()
+        return len(self._copies)
+
+    def sweep(self) -> None:
+        """Remove what workers left behind that are gone."""
+        if self._folder is not None:
+            self._folder.sweep()
 
     def adopt(self, origin: str, layer: int, step: int, generation: int, path: str, digest: Digest) -> Copy:
         """Open `path` (of a worker: /proc/<pid>/fd/<fd>) as the copy of that name, in the place of any before.
@@ -151,7 +184,7 @@ class RamTier:
 
         name = f"layer {layer}, step {step}, from {origin}"
         try:
-            return Incoming(copy_of, name, size)
+            return Incoming(copy_of, name, size, self._folder)
         except OSError as error:
             raise _no_memory(name, size, error) from error
 
@@ -173,6 +206,10 @@ class RamTier:
         key = _key(copy)
         if self._copies.get(key) is copy:
             del self._copies[key]
+            if self._folder is not None:
+                self._folder.forget(copy.file.fileno(), _note(copy))
+                if copy.kind != OWN:
+                    forget_file(copy.file.fileno())
         copy.file.release()
 
     def keep_only(self, predicate: Callable[[Copy], bool]) -> None:
@@ -211,6 +248,8 @@ class RamTier:
 
     def close(self) -> None:
         self.keep_only(lambda copy: False)
+        if self._folder is not None:
+            self._folder.close()
 
     def _whole(self, copies: Iterable[Copy]) -> list[Copy]:
         """Of these. Copies that were overwritten without a word go here: their worker died before it could tell."""
@@ -229,11 +268,17 @@ class RamTier:
         if before is not None:
             self.drop(before)
         self._copies[_key(copy)] = copy
+        if self._folder is not None:
+            self._folder.note(copy.file.fileno(), _note(copy))
         return copy
 
 
 def _key(copy: Copy) -> tuple[str, int, int, int]:
     return copy.origin, copy.layer, copy.step, copy.generation
+
+
+def _note(copy: Copy) -> Note:
+    return Note(origin=copy.origin, layer=copy.layer, step=copy.step, generation=copy.generation, digest=copy.digest)
 
 
 def _checked(origin: str) -> str:

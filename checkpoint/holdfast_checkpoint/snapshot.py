@@ -6,6 +6,7 @@ own, and `wait` comes before the next commit. A copy is whole or is no copy: see
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from queue import SimpleQueue
 
 import torch
@@ -25,8 +26,9 @@ _NICE = 10  # where cores are scarce, training goes first
 class Snapshotter:
     """One for each worker; all methods are for the training thread."""
 
-    def __init__(self, nice: int = _NICE) -> None:
-        self._nice = nice
+    def __init__(self, nice: int = _NICE, folder: Path | None = None) -> None:
+        """`folder`: on tmpfs, where the copies outlive this process, and whoever else has them open."""
+        self._nice, self._folder = nice, folder
         self._buffers: dict[int, LayerBuffers] = {}
         self._queue: SimpleQueue[Attempt | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -117,7 +119,7 @@ class Snapshotter:
         self._copyist.close()
 
     def _target(self, layer: int, state: LayerState, version: Version, keep: Version | None) -> Target:
-        buffers = self._buffers.setdefault(layer, LayerBuffers())
+        buffers = self._buffers.setdefault(layer, LayerBuffers(self._folder))
         return Target(layer=layer, state=state, buffers=buffers, at=choose(buffers.versions, version, keep))
 
     def _still_held(self, taken: Taken) -> Taken:

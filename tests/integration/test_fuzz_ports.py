@@ -242,6 +242,7 @@ async def slot() -> AsyncIterator[tuple[Path, list[FromWorker], list[int]]]:
             Path(folder),
             JOB,
             b"key",
+            None,
             lambda _, message: said.append(message),
             lambda index, *_: ended.append(index),
         )

@@ -49,6 +49,7 @@ from holdfast.worker.snapshots import Snapshots
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.supervised import Supervised
 from holdfast.worker.transfer import TRANSFER, move_layers
+from holdfast_checkpoint.snapshot import Snapshotter
 
 PROGRAM = load_program(f"{TOY}:program", {}, TOY.parent)
 CPU = torch.device("cpu")
@@ -103,7 +104,7 @@ def run_of(
     setting: Setting, holdings: Holdings, message: Start, comm: Comm, send: Callable[[FromWorker], None]
 ) -> GenerationRun:
     """Nobody wants it to stop."""
-    snapshots = Snapshots(setting.spec, send, counts_cpu=True)
+    snapshots = Snapshots(setting.spec, send, counts_cpu=True, snapshotter=Snapshotter())
     return GenerationRun(setting, holdings, message, comm, send, lambda: False, snapshots, Restores())
 
 
@@ -253,7 +254,8 @@ def test_what_a_thread_that_was_left_behind_raises_is_told_to_nobody(
 ) -> None:
     made, agent = worker
     backend, pulse = Stuck(error), Pulse(None)
-    made._snapshots = Snapshots(setting_of(PROGRAM, pulse, SOURCE).spec, made._channel.send, counts_cpu=True)
+    spec = setting_of(PROGRAM, pulse, SOURCE).spec
+    made._snapshots = Snapshots(spec, made._channel.send, counts_cpu=True, snapshotter=Snapshotter())
     threads = set(threading.enumerate())
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(made._run, setting_of(PROGRAM, pulse, SOURCE), backend, start_of(store))

@@ -78,7 +78,7 @@ class Agent:
         self._incarnation = uuid.uuid4().hex[:12]
         self._peers = Peers(Credentials(settings.secret, settings.job), settings.tls)
         self._claim = NodeClaim(store, self._keys, self._peers, timeouts.lease_ttl_s)
-        self._tiers = Tiers(job, self._home(), settings.node, self._peers)
+        self._tiers = Tiers(job, self._home(), settings.node, self._peers, settings.ram)
         contact = ContactPoint(self._contact_lost)
         self._http = HttpPort(
             settings.listening,
@@ -90,9 +90,9 @@ class Agent:
             self._tiers.peers.routes(),
         )
         self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
-        worker_key = self._peers.credentials.worker_key
+        key, ram = self._peers.credentials.worker_key, self._tiers.ram.path
         self._workers = Workers(
-            settings.node, settings.host, settings.scratch, job, worker_key, self._worker_said, self._worker_ended
+            settings.node, settings.host, settings.scratch, job, key, ram, self._worker_said, self._worker_ended
         )
         self._member: Member | None = None
         self._neighbours = Neighbours(
@@ -130,6 +130,7 @@ class Agent:
             lease = await self._lease.take()
             await self._claim.take(self._claim_record(), lease)
             self._lease.use(lease, asked_s)
+            self._tiers.recall()
         except BaseException:
             await self._http.close()
             raise

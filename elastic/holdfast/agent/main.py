@@ -48,6 +48,7 @@ class AgentOptions:
     tls: TlsFiles | None = None
     base: Path | None = None  # where the Program lies on this machine
     out: Path | None = None  # where the job's folder is mounted on this machine
+    ram: Path | None = None  # where copies in RAM outlive this agent
     parent_pid: int | None = None  # end when this parent process ends
 
 
@@ -106,6 +107,7 @@ async def _serve(options: AgentOptions, scratch: Path) -> None:
             scratch=scratch,
             secret=options.secret,
             tls=options.tls,
+            ram=options.ram,
         )
         await Agent(settings, store, record).run()
     finally:

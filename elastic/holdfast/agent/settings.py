@@ -21,6 +21,7 @@ class AgentSettings:
     scratch: Path  # sockets and heartbeats, for this user alone; made and removed by whoever starts the agent
     secret: bytes = field(repr=False)
     tls: TlsFiles | None = None
+    ram: Path | None = None  # on tmpfs: where copies in RAM outlive the agent; None: they do not
 
 
 def node_id(text: str) -> NodeId:

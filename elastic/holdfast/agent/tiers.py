@@ -7,8 +7,10 @@ the newest start alone, which every agent sees, so that nobody has to be told.
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from holdfast.agent.fetching import Fetched, Fetching, LostCopiesError
@@ -32,6 +34,7 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.placement import upload_shares
 from holdfast_checkpoint.ram import FETCHED, OWN, Copy, RamTier
+from holdfast_checkpoint.ram_folder import RamFolder
 from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
@@ -53,10 +56,11 @@ class Home:
 class Tiers:
     """One an agent."""
 
-    def __init__(self, job: JobRecord, home: Home, node: NodeId, peers: Peers) -> None:
+    def __init__(self, job: JobRecord, home: Home, node: NodeId, peers: Peers, ram: Path | None = None) -> None:
+        """`ram`: a folder on tmpfs. Raises: UserError: it cannot be used, or the storage cannot."""
         settings = JobSpec.model_validate(job.spec)
         self.repository = _opened(settings.checkpoints.url)
-        self.ram = RamTier()
+        self.ram = RamTier(_ram_folder(ram, job, node) if ram is not None else None)
         self.peers = PeerTier(
             node,
             self.ram,
@@ -77,6 +81,12 @@ class Tiers:
         self._unsound: set[str] = set()
         self._fetching: asyncio.Task[None] | None = None
 
+    def recall(self) -> None:
+        """What an agent of this node before this one held, if that was kept; once this one has the node's name."""
+        if copies := self.ram.recall():
+            log.info("ram.recalled", extra={"copies": copies})
+        self._changed()
+
     def snapshot_said(self, index: int, message: SnapshotBegun | Snapshotted) -> None:
         """By the worker of a slot."""
         if isinstance(message, SnapshotBegun):
@@ -93,6 +103,7 @@ class Tiers:
         if any(restore.target.node == self._node for restore in start.restores):
             self._fetching = asyncio.create_task(self._restore(start), name="restore")
         self._drop_outdated()
+        self.ram.sweep()
         placement = self.peers.place(generation, start, self._job.layer_bytes, self._copies)
         if placement.short:
             log.warning("snapshot.few_domains", extra={"layers": len(placement.short), "copies": self._copies})
@@ -224,10 +235,12 @@ class Tiers:
         self._changed()
 
     def _drop_outdated(self) -> None:
-        """Once a start is decided nothing will come of versions but the one that it starts from and the kept one."""
-        assert self._start is not None
-        wanted = (_pair(self._kept), _pair(self._start.version))
-        self.ram.keep_only(lambda copy: copy.version in wanted)
+        """Once a start is decided nothing will come of versions but the one that it starts from and the kept one; and
+        those of its own generation, which an agent that comes anew may have."""
+        start = self._start
+        assert start is not None
+        wanted = (_pair(self._kept), _pair(start.version))
+        self.ram.keep_only(lambda copy: copy.version in wanted or copy.generation >= start.generation)
 
     def _changed(self) -> None:
         inventory = tuple(
@@ -235,6 +248,21 @@ class Tiers:
             for (step, generation), layers in self.ram.versions().items()
         )
         self._home.snapshots_changed(inventory, frozenset(self._unsound))
+
+
+def _ram_folder(path: Path, job: JobRecord, node: NodeId) -> RamFolder:
+    """This node's, of this run. What a run before left there is of no use any more.
+
+    Raises: UserError: it cannot be used.
+    """
+    own = path / f"{JobSpec.model_validate(job.spec).name}.{node}"
+    try:
+        for before in own.iterdir() if own.is_dir() else ():
+            if before.name != job.run:
+                shutil.rmtree(before)
+        return RamFolder(own / job.run)
+    except (OSError, CheckpointError) as error:
+        raise UserError(f"--ram {path}: {error}") from error
 
 
 def _opened(url: str | None) -> Repository | None:

@@ -92,11 +92,12 @@ class Workers:
         scratch: Path,
         job: JobRecord,
         key: bytes,
+        ram: Path | None,
         on_message: Callable[[int, FromWorker], None],
         on_end: Callable[[int, int, str], None],
     ) -> None:
         self._node, self._host, self._scratch, self._job, self._key = node, host, scratch, job, key
-        self._on_message, self._on_end = on_message, on_end
+        self._ram, self._on_message, self._on_end = ram, on_message, on_end
         self._slots: dict[int, _Slot] = {}
         self._zygote = ZygoteProcess(node, self._spawned, self._exited, self._unborn)
         self._servers: list[asyncio.Server] = []
@@ -123,6 +124,7 @@ class Workers:
             pulse_path=str(self._pulse(index)),
             key=self._key.hex(),
             job=self._job,
+            ram=str(self._ram) if self._ram is not None else "",
         )
         await self._zygote.fork(index, slot.spawned, encode(order))
 

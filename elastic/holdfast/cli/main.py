@@ -203,6 +203,14 @@ def agent(
     tls_ca: Annotated[
         Path | None, typer.Option(envvar="HOLDFAST_TLS_CA", help="Who vouches for the agents' certificates.")
     ] = None,
+    ram: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="HOLDFAST_RAM",
+            help="On tmpfs: copies in RAM lie there, and a new agent of this node finds them again.",
+        ),
+    ] = None,
     open_metrics: Annotated[bool, typer.Option("--open-metrics", help="Let anybody read /metrics.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON.")] = False,
     parent_pid: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -227,6 +235,7 @@ def agent(
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_ca=tls_ca,
+            ram=ram,
             open_metrics=open_metrics,
             as_json=as_json,
             parent_pid=parent_pid,

@@ -43,6 +43,7 @@ class AgentArguments:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    ram: Path | None = None
     open_metrics: bool = False
     as_json: bool = False
     parent_pid: int | None = None
@@ -74,6 +75,7 @@ def serve_agent(arguments: AgentArguments) -> None:
         tls=_tls(arguments),
         base=arguments.base,
         out=arguments.out,
+        ram=arguments.ram,
         parent_pid=arguments.parent_pid,
     )
     set_up_logging(as_json=arguments.as_json, job=options.job, node=node)

@@ -160,6 +160,7 @@ class WorkerOrder:
     pulse_path: str
     key: str = field(repr=False)  # hex; seals what workers leave in each other's c10d stores
     job: JobRecord
+    ram: str = ""  # the folder for copies in RAM; empty: anonymous memory
 
 
 ToWorker = Stop | Start | Exit | Restored | Copied | Spoilt | Uploaded

@@ -50,6 +50,7 @@ from holdfast.worker.restoring import Restores
 from holdfast.worker.snapshots import Snapshots
 from holdfast.worker.state import Holdings, Setting
 from holdfast.worker.supervised import Supervised
+from holdfast_checkpoint.snapshot import Snapshotter
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ class Worker:
             return
         backend = make_backend(setting.device, setting.host)
         counts_cpu = setting.device.type == "cpu"
-        self._snapshots = Snapshots(setting.spec, self._channel.send, counts_cpu=counts_cpu)
+        snapshotter = Snapshotter(folder=Path(self._order.ram) if self._order.ram else None)
+        self._snapshots = Snapshots(setting.spec, self._channel.send, counts_cpu=counts_cpu, snapshotter=snapshotter)
         address = f"{setting.host}:{store.port}"
         self._channel.send(Ready(slot=setting.slot, worker=self._id, pid=os.getpid(), address=address))
         while True:

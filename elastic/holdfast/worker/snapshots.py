@@ -59,12 +59,12 @@ class Snapshots:
         send: Callable[[FromWorker], None],
         *,
         counts_cpu: bool,
-        snapshotter: Snapshotter | None = None,
+        snapshotter: Snapshotter,
     ) -> None:
         """`counts_cpu`: the copying thread competes with training for cores."""
         self._settings, self._send, self._counts_cpu = spec.snapshots, send, counts_cpu
         self._checkpoint_every = spec.checkpoints.every if spec.checkpoints.url is not None else 0
-        self._snapshotter = snapshotter if snapshotter is not None else Snapshotter()
+        self._snapshotter = snapshotter
         self._kept: Version | None = None
         self._begun: Version | None = None  # the last one; None: of no use any more
         self._layers: frozenset[int] = frozenset()  # that it has

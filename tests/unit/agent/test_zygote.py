@@ -47,7 +47,14 @@ async def test_a_zygote_that_dies_ends_each_worker_that_is_awaited_and_the_next_
     before = children()
     with tempfile.TemporaryDirectory() as folder:
         workers = Workers(
-            NodeId("n"), "127.0.0.1", Path(folder), JOB, b"key", lambda *_: None, lambda *end: ends.put_nowait(end)
+            NodeId("n"),
+            "127.0.0.1",
+            Path(folder),
+            JOB,
+            b"key",
+            None,
+            lambda *_: None,
+            lambda *end: ends.put_nowait(end),
         )
         await workers.open(2)
         try:
@@ -126,7 +133,7 @@ def test_a_zygote_that_cannot_fork_says_so_and_sigterm_ends_neither_it_nor_a_wor
 
 async def test_a_worker_that_does_not_die_is_killed_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        workers = Workers(NodeId("n"), "127.0.0.1", Path(folder), JOB, b"key", lambda *_: None, lambda *_: None)
+        workers = Workers(NodeId("n"), "127.0.0.1", Path(folder), JOB, b"key", None, lambda *_: None, lambda *_: None)
         await workers.open(1)
         for _ in range(5):
             workers.kill(0, "no progress")
