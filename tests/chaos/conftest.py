@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import Ended, run_job, toy_spec
+from harness.realrun import jobs
+from harness.realrun.jobs import Ended
 from harness.storage.s3_server import Kind, running_s3
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """24 steps of the toy Program on one node."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = run_job(toy_spec(folder, steps=24), folder / "out", "--nodes", "1")
-    assert ended.code == 0, ended.output
-    return ended
+    return jobs.undisturbed(tmp_path_factory.mktemp("undisturbed") / "run", steps=24)
 
 
 @pytest.fixture

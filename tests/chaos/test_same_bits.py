@@ -15,11 +15,11 @@ SLOW = {"pause_s": 0.005}  # a step of about 0.1 s, so that there is something t
 
 
 def disturbed(folder: Path, nodes: int, *faults: str, slots: int = 1, depth: int = 2) -> Ended:
-    spec = toy_spec(folder, params=SLOW, steps=STEPS, layout={"depth": depth})
+    spec = toy_spec(folder, params=SLOW, steps=STEPS, layout={"depth": depth}, timeouts={"start_settle_s": 10.0})
     return run_job(spec, folder / "out", "--nodes", str(nodes), "--slots", str(slots), faults=faults)
 
 
-@pytest.mark.parametrize(("nodes", "slots", "depth"), [(3, 1, 2), (2, 2, 2), (1, 3, 3), (5, 1, 2), (6, 1, 1)])
+@pytest.mark.parametrize(("nodes", "slots", "depth"), [(3, 1, 2), (2, 2, 2), (1, 3, 3), (1, 5, 2), (2, 3, 1)])
 def test_the_layout_does_not_change_a_bit(
     undisturbed: Ended, tmp_path: Path, nodes: int, slots: int, depth: int
 ) -> None:
@@ -31,15 +31,18 @@ def test_the_layout_does_not_change_a_bit(
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param(("kill node-0 at step 5",), id="loss of the node that leads first"),
-        pytest.param(("kill node-2 at step 5", "kill node-1 at step 12"), id="two losses"),
-        pytest.param(("stop node-1 at step 5",), id="a node that freezes"),
+        pytest.param(("kill node-0 at step 5", "kill node-1 at step 12"), id="losses, first of the node that leads"),
         pytest.param(("stop node-1 at step 5", "resume node-1 at step 14"), id="a node that freezes and thaws"),
         pytest.param(("drain node-0 at step 4", "join at step 5", "drain node-1 at step 14"), id="drains and a join"),
         pytest.param(("terminate node-3 at step 4", "kill node-2 at step 4"), id="a notice and a loss at once"),
-        pytest.param(("kill worker node-1/0 at step 3", "kill worker node-2/0 at step 12"), id="workers that die"),
-        pytest.param(("stop worker node-1/0 at step 3",), id="a worker that freezes"),
-        pytest.param(("kill agent node-2 at step 7",), id="an agent that dies before its worker"),
+        pytest.param(
+            ("kill worker node-1/0 at step 3", "kill worker node-2/0 at step 9", "stop worker node-1/0 at step 15"),
+            id="workers that die, and one that freezes",
+        ),
+        pytest.param(
+            ("kill agent node-2 at step 5", "stop node-1 at step 14"),
+            id="an agent that dies before its worker, and a node that freezes",
+        ),
     ],
 )
 def test_no_fault_changes_a_bit_or_loses_a_step(undisturbed: Ended, tmp_path: Path, faults: tuple[str, ...]) -> None:
@@ -88,7 +91,7 @@ def test_tied_layers_stay_tied_wherever_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_allreduce_trains_on_through_a_loss(tmp_path: Path, optimizer: str) -> None:
     spec = toy_spec(tmp_path, params={**SLOW, "optimizer": optimizer}, reduction="allreduce")
-    ended = run_job(spec, tmp_path / "out", "--nodes", "4", faults=("kill node-1 at step 5",))
+    ended = run_job(spec, tmp_path / "out", "--nodes", "3", faults=("kill node-1 at step 5",))
     assert ended.code == 0, ended.output
     assert ended.report["steps_committed"] == 12
     assert ended.report["losses"][-1] < ended.report["losses"][0]

@@ -41,8 +41,10 @@ def unhandled() -> Iterator[list[Any]]:
     troubles: list[Any] = []
     before = threading.excepthook
     threading.excepthook = troubles.append
+    gc.freeze()  # so that the collection below, one for each input, goes through what came since alone
     try:
         yield troubles
     finally:
         threading.excepthook = before
         gc.collect()  # a task's exception is told of when the task goes
+        gc.unfreeze()

@@ -85,7 +85,7 @@ async def test_a_call_goes_to_the_next_endpoint_when_one_is_dead(cluster: EtcdCl
 @pytest.mark.parametrize("index", [0, 1, 2])
 async def test_calls_and_watches_leave_a_member_that_freezes(cluster: EtcdCluster, prefix: str, index: int) -> None:
     first, *others = (*cluster.endpoints[index:], *cluster.endpoints[:index])
-    async with opened((first, *others), prefix, timeout_s=20.0) as store, opened(tuple(others), prefix) as writer:
+    async with opened((first, *others), prefix, timeout_s=12.0) as store, opened(tuple(others), prefix) as writer:
         watch = store.watch("", await patient_put(writer, "a", b"0") + 1)
         waiting = asyncio.create_task(next_of(watch))
         revision = await patient_put(writer, "a", b"1")

@@ -32,7 +32,7 @@ SEEDS = {
 def test_whatever_comes_in_is_taken_or_refused(tmp_path: Path, target: str) -> None:
     for number, seed in enumerate(SEEDS[target]):
         (tmp_path / str(number)).write_bytes(seed)
-    options = ("-max_total_time=8", "-seed=1", "-max_len=4096", f"-artifact_prefix={tmp_path}/found-", str(tmp_path))
+    options = ("-max_total_time=5", "-seed=1", "-max_len=4096", f"-artifact_prefix={tmp_path}/found-", str(tmp_path))
     ended = subprocess.run(
         [sys.executable, "-m", "harness.guided", target, *options],
         cwd=TESTS,

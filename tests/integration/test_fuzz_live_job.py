@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.jobs import run_job, toy_spec
+from harness.realrun.jobs import Ended, toy_spec, undisturbed
 from holdfast.errors import LeaseExpiredError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
@@ -26,6 +26,12 @@ GARBAGE = (
     b'{"v":1,"body":{"generation":1,"commits":[]}}',
     b'{"v":7,"body":{}}',
 )
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    return undisturbed(tmp_path_factory.mktemp("alone") / "run", STEPS)
 
 
 @pytest.fixture
@@ -58,19 +64,20 @@ async def litter(one: Cluster, keys: list[str], writes: int) -> None:
     ],
     ids=["of nodes", "of the job", "that steer"],
 )
-def test_a_live_job_is_not_led_astray_by_garbage(one: Cluster, tmp_path: Path, names: tuple[str, ...]) -> None:
-    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=40, nodes={"min": 1, "desired": 2})
-    undisturbed = run_job(spec, tmp_path / "undisturbed", "--nodes", "2")
+def test_a_live_job_is_not_led_astray_by_garbage(
+    one: Cluster, alone: Ended, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    spec = toy_spec(tmp_path, params={"pause_s": 0.03}, steps=STEPS, nodes={"min": 1, "desired": 2})
     one.submit(spec, tmp_path / "out")
     for number in range(2):
         one.start(f"node-{number}")
-    one.wait_for(lambda: one.about("status")["step"] >= 2, "training")
+    one.wait_for(lambda: one.status()["step"] >= 2, "training")
     keys = Keys(job="toy")
     asyncio.run(litter(one, [f"{keys.prefix}{name}" for name in names], writes=120))
     one.wait_for(lambda: all(agent.poll() is not None for agent in one.agents.values()), "over")
 
     assert {agent.returncode for agent in one.agents.values()} == {0}, one.logs()
     hashes = json.loads(one.command("collect", str(tmp_path / "out"), "--json"))
-    assert hashes["weights_sha256"] == undisturbed.report["weights_sha256"]
+    assert hashes["weights_sha256"] == alone.report["weights_sha256"]
     assert "malformed" in one.logs(), "what cannot be read is logged"
     assert keys.node(NodeId("x")).startswith(keys.prefix)

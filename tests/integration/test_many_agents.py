@@ -14,7 +14,7 @@ import pytest
 
 from harness.etcd.server import free_ports, running_server
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.jobs import run_job, toy_spec
+from harness.realrun.jobs import TOY, run_job, toy_spec, undisturbed
 
 pytestmark = [pytest.mark.slow]
 QUICK = {"timeouts": {"lease_ttl_s": 2.0, "start_settle_s": 30.0}}
@@ -57,16 +57,16 @@ def test_agents_that_come_and_go_leave_the_weights_of_the_undisturbed_run(anywhe
     command = [sys.executable, "-m", "holdfast.cli.main", *follow]
     with subprocess.Popen(command, env=one.environment, stdout=subprocess.PIPE, text=True) as following:
         four = {f"node-{number}" for number in range(4)}
-        one.wait_for(lambda: one.about("status")["step"] >= 3 and working(one.about("status")) == four, "training")
+        one.wait_for(lambda: one.status()["step"] >= 3 and working(one.status()) == four, "training")
         status = one.about("status")
         assert set(status["nodes"]) == four
         assert status["leader"] in four
         assert status["generation"]["number"] >= 1
 
         os.killpg(one.agents["node-1.1"].pid, signal.SIGKILL)
-        one.wait_for(lambda: "node-1" not in one.about("status")["nodes"], "without node-1")
+        one.wait_for(lambda: "node-1" not in one.status()["nodes"], "without node-1")
         one.start("node-4")
-        one.wait_for(lambda: "node-4" in one.about("status")["nodes"], "joined by node-4")
+        one.wait_for(lambda: "node-4" in one.status()["nodes"], "joined by node-4")
         assert one.about("drain", "node-2") == {"node": "node-2", "grace_s": 30.0, "already": False}
         assert one.agents["node-2.2"].wait(60) == 0
         outcome = one.about("stop", "--wait")["outcome"]
@@ -76,11 +76,10 @@ def test_agents_that_come_and_go_leave_the_weights_of_the_undisturbed_run(anywhe
     for kind in ("node.joined", "generation.begun", "step.committed", "node.lost", "node.draining", "node.released"):
         assert kind in kinds, kind
     assert kinds[-1] == "job.outcome"
-    undisturbed = run_job(spec, tmp_path / "undisturbed", "--nodes", "4", "--steps", str(outcome["step"]))
-    assert undisturbed.code == 0, undisturbed.output
+    alone = undisturbed(tmp_path / "undisturbed", outcome["step"])
     collected = json.loads(one.command("collect", str(out), "--json"))
-    assert collected["weights_sha256"] == undisturbed.report["weights_sha256"]
-    assert collected["optimizer_sha256"] == undisturbed.report["optimizer_sha256"]
+    assert collected["weights_sha256"] == alone.report["weights_sha256"]
+    assert collected["optimizer_sha256"] == alone.report["optimizer_sha256"]
     for name in ("node-0.0", "node-3.3", "node-4.4"):
         assert one.agents[name].wait(30) == 0
 
@@ -92,28 +91,28 @@ def test_a_name_belongs_to_one_live_agent_and_a_restarted_one_has_it_back(one: C
     one.submit(spec, tmp_path / "out")
     one.start("node-0")
     first = one.start("node-1")
-    one.wait_for(lambda: one.about("status")["step"] >= 1, "training")
-    incarnation = one.about("status")["nodes"]["node-1"]["incarnation"]
+    one.wait_for(lambda: one.status()["step"] >= 1, "training")
+    incarnation = one.status()["nodes"]["node-1"]["incarnation"]
 
     impostor = one.start("node-1")
     assert impostor.wait(60) == 2
     assert "--node node-1: an agent of that name lives at 127.0.0.1" in one.log("node-1.2").read_text()
-    assert one.about("status")["nodes"]["node-1"]["incarnation"] == incarnation
+    assert one.status()["nodes"]["node-1"]["incarnation"] == incarnation
 
     os.killpg(first.pid, signal.SIGKILL)
     one.start("node-1")  # at once: its lease would go on for 30 s
     one.wait_for(
-        lambda: one.about("status")["nodes"].get("node-1", {}).get("incarnation", incarnation) != incarnation,
+        lambda: one.status()["nodes"].get("node-1", {}).get("incarnation", incarnation) != incarnation,
         "back under a new incarnation",
         timeout_s=25,
     )
     one.about("drain", "node-1")
     assert one.agents["node-1.3"].wait(60) == 0
     one.start("node-1")  # the drain was for the agent that left
-    one.wait_for(lambda: one.about("status")["nodes"].get("node-1", {}).get("state") == "ready", "back after a drain")
+    one.wait_for(lambda: one.status()["nodes"].get("node-1", {}).get("state") == "ready", "back after a drain")
 
-    step = one.about("status")["step"]
-    one.wait_for(lambda: one.about("status")["step"] > step + 3, "training on")
+    step = one.status()["step"]
+    one.wait_for(lambda: one.status()["step"] > step + 3, "training on")
     stopped = one.about("stop", "--wait", "--reason", "enough")
     assert stopped["outcome"]["result"] == "stopped"
     assert stopped["outcome"]["reason"] == "enough"
@@ -130,18 +129,18 @@ def test_an_agent_that_stood_still_comes_back_under_a_new_incarnation_with_what_
     one.submit(spec, tmp_path / "out")
     for number in range(2):
         one.start(f"node-{number}")
-    one.wait_for(lambda: one.about("status")["step"] >= 3 and len(one.about("status")["nodes"]) == 2, "training")
-    status = one.about("status")
+    one.wait_for(lambda: one.status()["step"] >= 3 and len(one.status()["nodes"]) == 2, "training")
+    status = one.status()
     (name,) = set(status["nodes"]) - {status["leader"]}
     before = status["nodes"][name]
 
     os.kill(before["agent_pid"], signal.SIGSTOP)
-    one.wait_for(lambda: name not in one.about("status")["nodes"], "without it")
-    step = one.about("status")["step"]
-    one.wait_for(lambda: one.about("status")["step"] > step, "training on")
+    one.wait_for(lambda: name not in one.status()["nodes"], "without it")
+    step = one.status()["step"]
+    one.wait_for(lambda: one.status()["step"] > step, "training on")
     os.kill(before["agent_pid"], signal.SIGCONT)
-    one.wait_for(lambda: name in working(one.about("status")), "training with it")
-    after = one.about("status")["nodes"][name]
+    one.wait_for(lambda: name in working(one.status()), "training with it")
+    after = one.status()["nodes"][name]
     assert after["incarnation"] != before["incarnation"]
     assert after["worker_pids"] == before["worker_pids"]
     assert one.about("stop", "--wait")["outcome"]["result"] == "stopped"
@@ -155,25 +154,35 @@ def test_submit_refuses_a_job_that_is_there_and_replaces_one_that_is_over(one: C
     assert "is there and not over" in one.command(*again, str(tmp_path / "other"), "--replace", code=2)
     assert "replace that run with --replace" in one.command(*again, str(tmp_path / "out"), code=2)
     one.start("node-0")
-    one.wait_for(lambda: one.about("status")["outcome"], "over")
+    one.wait_for(lambda: one.status()["outcome"], "over")
     assert one.agents["node-0.0"].wait(30) == 0
     assert "submit it anew with --replace" in one.command(*again, str(tmp_path / "other"), code=2)
     second = one.submit(spec, tmp_path / "out", "--replace")
     assert second["id"] != first["id"]
-    assert one.about("status")["step"] == 0
+    assert one.status()["step"] == 0
     assert not (tmp_path / "out" / "layers").exists()
 
 
 def test_submit_that_waits_leaves_what_a_run_leaves(one: Cluster, tmp_path: Path) -> None:
     spec = toy_spec(tmp_path, steps=4, nodes={"min": 1, "desired": 1}, **QUICK)
-    undisturbed = run_job(spec, tmp_path / "undisturbed", "--nodes", "1")
+    run = run_job(spec, tmp_path / "run", "--nodes", "1")
     one.start("node-0")
     report = one.submit(spec, tmp_path / "out", "--wait")
 
     assert report["outcome"] == "completed"
-    assert report["weights_sha256"] == undisturbed.report["weights_sha256"]
+    assert report["weights_sha256"] == run.report["weights_sha256"]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert json.loads(one.command("status", str(tmp_path / "out"), "--json"))["report"] == report
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A job that waits for agents; its Program lies in the spec's folder."""
+    folder = tmp_path_factory.mktemp("submitted")
+    (folder / "toy.py").write_bytes(TOY.read_bytes())
+    with cluster(folder / "cluster") as made:
+        made.submit(toy_spec(folder, steps=2, program={"entry": "toy.py:program"}), folder / "out")
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -185,32 +194,30 @@ def test_submit_that_waits_leaves_what_a_run_leaves(one: Cluster, tmp_path: Path
     ],
 )
 def test_a_machine_that_does_not_fit_the_job_is_told_why(
-    one: Cluster, tmp_path: Path, arguments: tuple[str, str], complaint: str
+    submitted: Cluster, tmp_path: Path, arguments: tuple[str, str], complaint: str
 ) -> None:
-    program = Path(__file__).parents[1] / "programs" / "toy.py"
-    (tmp_path / "toy.py").write_bytes(program.read_bytes())
-    spec = toy_spec(tmp_path, steps=2, program={"entry": "toy.py:program"})
-    one.submit(spec, tmp_path / "out")
     option, value = arguments
     given = str(tmp_path / value) if value == "elsewhere" else value
-    agent = one.start("node-0", option, given)
+    agent = submitted.start("node-0", option, given)
 
     assert agent.wait(60) == 2
-    text = one.log("node-0.0").read_text()
+    text = submitted.log(list(submitted.agents)[-1]).read_text()
     assert any(words in text for words in complaint.split("|")), text
-    assert not one.about("status")["nodes"]
+    assert not submitted.status()["nodes"]
 
 
-def test_an_agent_of_another_version_is_refused_with_both_versions(one: Cluster, tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, steps=2)
-    one.submit(spec, tmp_path / "out")
+def test_an_agent_of_another_version_is_refused_with_both_versions(submitted: Cluster) -> None:
     script = (
         "import sys, holdfast.model.wire as wire; wire.SCHEMA_VERSION = 2;"
         "from holdfast.cli.main import main; sys.argv[0] = 'holdfast'; main()"
     )
-    arguments = ["agent", "--job", "toy", "--store", one.store, "--node", "node-0", "--address", "127.0.0.1"]
+    arguments = ["agent", "--job", "toy", "--store", submitted.store, "--node", "node-0", "--address", "127.0.0.1"]
     ended = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=one.environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, *arguments],
+        env=submitted.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
     assert ended.returncode == 2

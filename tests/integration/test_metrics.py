@@ -17,9 +17,9 @@ def test_an_agent_tells_of_its_job(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster") as one:
         one.submit(spec, tmp_path / "out")
         one.start("node-0")
-        one.wait_for(lambda: one.about("status")["step"] >= 3, "training")
+        one.wait_for(lambda: one.status()["step"] >= 3, "training")
         token = one.command("read-token", "--job", "toy").strip()
-        port = one.about("status")["nodes"]["node-0"]["port"]
+        port = one.status()["nodes"]["node-0"]["port"]
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"}
         )

@@ -67,16 +67,6 @@ def test_a_scenario_ends_as_it_should(name: str) -> None:
     assert outcome.result is expected.get(name, Result.COMPLETED)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_second_fault_at_any_point_breaks_no_promise(name: str) -> None:
-    """Two kinds of fault a point, in turn; the slow test has all of them."""
-    scenario = SCENARIOS[name]
-    for action in range(actions_of(scenario)):
-        for turn in (2 * action, 2 * action + 1):
-            fault = SECOND_FAULTS[turn % len(SECOND_FAULTS)]
-            play(scenario.but(fault.after(action=action)), chooser=InTurn())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", SECOND_FAULTS, ids=lambda fault: fault.sentence)
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -1,5 +1,6 @@
 """A cluster on this machine for tests: a store, agents that were started by hand, and the commands about their job."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -11,6 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from holdfast.cli.job_status import read_status
+from holdfast.cli.target import Target
+from holdfast.stores.address import StoreAccess, parse_store
 
 _GIVE_UP_S = 120.0
 
@@ -48,6 +53,11 @@ class Cluster:
     def about(self, command: str, *arguments: str, job: str = "toy") -> Any:
         """A command about the job, its answer parsed."""
         return json.loads(self.command(command, *arguments, "--job", job, "--store", self.store, "--json"))
+
+    def status(self, job: str = "toy") -> dict[str, Any]:
+        """What `holdfast status` tells, without its process: polls must not take the time that the agents need."""
+        target = Target(job=job, address=parse_store(self.store), access=StoreAccess(secret=self.secret))
+        return asyncio.run(read_status(target)).as_json()
 
     def start(self, node: str, *arguments: str, job: str = "toy") -> "subprocess.Popen[bytes]":
         """An agent in a process group of its own, which logs to a file."""

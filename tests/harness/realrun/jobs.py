@@ -137,6 +137,14 @@ def run_job(
         return running.end(timeout_s)
 
 
+def undisturbed(folder: Path, steps: int) -> Ended:
+    """So many steps of the toy Program on one node that nothing happens to, in a new `folder`."""
+    folder.mkdir()
+    ended = run_job(toy_spec(folder, steps=steps), folder / "out", "--nodes", "1")
+    assert ended.code == 0, ended.output
+    return ended
+
+
 def kill_all(running: RunningJob) -> None:
     """SIGKILL for launcher, agents and workers at the same moment."""
     pids = [running.process.pid]
