@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 MANIFEST = "manifest.json"
+READING = "reading"  # written anew by whoever restores from it
 _RUN = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _FOLDER = re.compile(rf"([0-9]{{10,}})-({_RUN})-([0-9]+)")
 
@@ -16,6 +17,7 @@ class Found:
     step: int
     is_committed: bool  # it has a manifest
     modified_s: float | None  # the newest modification known, seconds since the Unix epoch
+    read_s: float | None = None  # when somebody last said that it is restored from
 
     @property
     def run(self) -> str:

@@ -2,8 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from holdfast_checkpoint.aside import call_aside
+
+# The kernel takes half a second and more to give back a GB of memory: too long for an event loop.
+_LARGE_BYTES = 16 << 20
 
 
 class HeldFile:
@@ -52,7 +57,15 @@ class HeldFile:
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                os.close(self._fd)
+                give_back(lambda: os.close(self._fd), os.fstat(self._fd).st_size)
+
+
+def give_back(release: Callable[[], None], size: int) -> None:
+    """Of so many bytes: aside, where that takes long."""
+    if size < _LARGE_BYTES:
+        release()
+    else:
+        call_aside(release, "give-back")
 
 
 def read_into(fd: int, target: memoryview, offset: int) -> int:

@@ -13,31 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast_checkpoint.dtypes import dtype_of, is_known, name_of
 from holdfast_checkpoint.errors import FormatError
 from holdfast_checkpoint.header import LENGTH, TensorPlace, lay_out, parse
 from holdfast_checkpoint.stamp import METADATA
 
 # The data begins at a page's begin: a counter in the metadata that gets longer seldom moves it.
 _PAGE = 4096
-_NAMES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.complex64: "C64",
-}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +117,9 @@ def map_blob(path: str) -> mmap.mmap:
 
 
 def _tensor(data: memoryview, place: TensorPlace) -> Tensor:
-    if place.dtype not in _DTYPES:
+    if not is_known(place.dtype):
         raise FormatError(f"tensor {place.name!r} has dtype {place.dtype}, which this version does not read")
-    dtype = _DTYPES[place.dtype]
+    dtype = dtype_of(place.dtype)
     if place.start == place.stop:
         return torch.empty(place.shape, dtype=dtype)
     piece: Any = data[place.start : place.stop]
@@ -152,10 +134,10 @@ def _dtype_name(state: LayerState, name: str) -> str:
     tensor = state.tensors[name]
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise FormatError(f"layer {state.name!r}: tensor {name!r} is {tensor.layout}; only dense ones can be kept")
-    if tensor.dtype not in _NAMES:
-        known = ", ".join(str(dtype) for dtype in _NAMES)
-        raise FormatError(f"layer {state.name!r}: tensor {name!r} is {tensor.dtype}, which is none of {known}")
-    return _NAMES[tensor.dtype]
+    try:
+        return name_of(tensor.dtype, f"layer {state.name!r}: tensor {name!r}")
+    except ValueError as error:
+        raise FormatError(str(error)) from error
 
 
 def _scalars_json(state: LayerState) -> str:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from holdfast_checkpoint.dcp.catalog import OPTIMIZER, is_of_job
-from holdfast_checkpoint.dcp.dtypes import bytes_of, dtype_of, item_bytes
 from holdfast_checkpoint.dcp.objects import from_json
 from holdfast_checkpoint.dcp.opened import OpenCheckpoint
 from holdfast_checkpoint.dcp.saved import SavedTensor
+from holdfast_checkpoint.dtypes import bytes_of, dtype_of, item_bytes
 from holdfast_checkpoint.errors import MismatchError
 from holdfast_checkpoint.header import lay_out
 from holdfast_checkpoint.remote import Repository

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
 from holdfast_checkpoint.errors import CheckpointError, CorruptError, StorageError
-from holdfast_checkpoint.held_file import HeldFile, read_into
+from holdfast_checkpoint.held_file import HeldFile, give_back, read_into
 from holdfast_checkpoint.ram_folder import Note, RamFolder, forget_file, memory_file
 from holdfast_checkpoint.stamp import STAMP_BYTES, is_spoilt, version_of
 
@@ -111,7 +111,7 @@ class Incoming:
     def _unmap(self) -> None:
         with suppress(BufferError):  # a view that somebody still has unmaps it when it goes
             self.memory.release()
-            self._map.close()
+            give_back(self._map.close, self._size)
 
 
 class RamTier:

@@ -6,6 +6,7 @@ checksums, so a torn or changed one is found, named, and never used.
 
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from holdfast_checkpoint.errors import (
     StorageError,
     UnfinishedError,
 )
-from holdfast_checkpoint.folders import MANIFEST, Found, blob_path, folder_of, is_checkpoint, parts_of
+from holdfast_checkpoint.folders import MANIFEST, READING, Found, blob_path, folder_of, is_checkpoint, parts_of
 from holdfast_checkpoint.header import Header, header_bytes, parse
 from holdfast_checkpoint.manifest import BlobEntry, Manifest, from_json, to_json
 from holdfast_checkpoint.storage import Storage
@@ -76,17 +77,25 @@ class Repository:
         """Whoever waits to try again gives up at once. For an agent that has to leave."""
         self._storage.close()
 
-    def put_blob(self, folder: str, layer: int, source: str | Path, digest: Digest) -> str:
+    def put_blob(
+        self,
+        folder: str,
+        layer: int,
+        source: str | Path,
+        digest: Digest,
+        given_up: threading.Event | None = None,
+    ) -> str:
         """The path in the folder. May be repeated, and by several at once: copies of a layer's version are the same.
 
-        `source`: a file, or /proc/self/fd/N of a memfd.
+        `source`: a file, or /proc/self/fd/N of a memfd. `given_up`: once set this ends soon, with a StorageError.
 
         Raises: CorruptError: `source` is not what `digest` was made of; nothing of it was stored.
         """
         path = f"{_checked(folder)}/{blob_path(layer)}"
         if self._storage.size_of(path) == digest.size and self._reader.is_sound(path, digest):
             return blob_path(layer)
-        with Source(source, digest, f"layer {layer} to be stored as {self._storage.url_of(path)}") as blob:
+        what = f"layer {layer} to be stored as {self._storage.url_of(path)}"
+        with Source(source, digest, what, given_up) as blob:
             self._storage.put_file(path, blob)
         return blob_path(layer)
 
@@ -162,6 +171,14 @@ class Repository:
             if sound:
                 return _latest(sound)
         raise NoCheckpointError(f"there is no checkpoint {f'of step {step} ' if step is not None else ''}at {self.url}")
+
+    def say_reading(self, folder: str) -> None:
+        """Whoever restores from it says so before it reads, and again while it does: `retention.being_read`."""
+        self._storage.put(f"{_checked(folder)}/{READING}", b"")
+
+    def find(self, folder: str) -> Found:
+        """As `list` shows it."""
+        return _found(_checked(folder), list(self._storage.entries(folder)))
 
     def read_blob_into(self, folder: str, entry: BlobEntry, buffer: memoryview) -> None:
         """`buffer` is writable and as long as the blob. After an error its content is undefined.
@@ -274,12 +291,13 @@ def _what(entry: BlobEntry) -> str:
 
 
 def _found(folder: str, entries: list[Entry]) -> Found:
-    times = [entry.modified_s for entry in entries if entry.modified_s is not None]
+    times = {entry.path: entry.modified_s for entry in entries if entry.modified_s is not None}
     return Found(
         folder=folder,
         step=parts_of(folder)[0],
         is_committed=any(entry.path == f"{folder}/{MANIFEST}" for entry in entries),
-        modified_s=max(times, default=None),
+        modified_s=max(times.values(), default=None),
+        read_s=times.get(f"{folder}/{READING}"),
     )
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from holdfast_checkpoint.folders import Found
 
+# Who restores from one says so at least every tenth of it; the rest is for clocks that differ.
+READING_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
@@ -50,6 +53,11 @@ def expendable(
     # A bad one newer than all good ones stays: somebody may still want to look at it, or mend it.
     older = committed[: committed.index(good[-1])]
     return tuple(one.folder for one in older if one.folder not in kept)
+
+
+def being_read(found: Sequence[Found], now_s: float) -> frozenset[str]:
+    """Folders that somebody restores from, or did a while ago."""
+    return frozenset(one.folder for one in found if one.read_s is not None and now_s - one.read_s < READING_S)
 
 
 def garbage(

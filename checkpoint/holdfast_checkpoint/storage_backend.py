@@ -1,6 +1,7 @@
 """What a kind of storage must do, and what is handed to it. Paths are relative to the root that its URL names."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from holdfast_checkpoint.digest import Buffer, Digest, Hasher, check_chunk, chunks_of, corrupt_chunk
-from holdfast_checkpoint.errors import CorruptError
+from holdfast_checkpoint.errors import CorruptError, StorageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,13 @@ class Source:
     May be read by several threads at once.
     """
 
-    def __init__(self, path: str | Path, digest: Digest, what: str) -> None:
-        """`path` may be /proc/self/fd/N. `what` it is called in errors.
+    def __init__(self, path: str | Path, digest: Digest, what: str, given_up: threading.Event | None = None) -> None:
+        """`path` may be /proc/self/fd/N. `what` it is called in errors. `given_up`: once set nothing more is read, so
+        that a slow upload which nobody waits for any more ends at its next piece.
 
         Raises: CorruptError: it has another size than `digest`.
         """
-        self.digest, self.path, self._what = digest, os.fspath(path), what
+        self.digest, self.path, self._what, self._given_up = digest, os.fspath(path), what, given_up
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         found = os.fstat(self._fd).st_size
         if found != digest.size:
@@ -44,7 +46,8 @@ class Source:
         return self.digest.size
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        """Fills `buffer`; `start` and the end lie on chunks. Raises: CorruptError."""
+        """Fills `buffer`; `start` and the end lie on chunks. Raises: CorruptError; StorageError: it was given up."""
+        self._require_wanted()
         at = 0
         while at < len(buffer):
             count = os.preadv(self._fd, [buffer[at:]], start + at)
@@ -56,10 +59,11 @@ class Source:
     def pieces(self, buffer: memoryview) -> Iterator[memoryview]:
         """All bytes in order, piece after piece in `buffer`. Whether they were right is known at the end.
 
-        Raises: CorruptError: at the end; what was done with the pieces must then be undone.
+        Raises: CorruptError: at the end; what was done with the pieces must then be undone. StorageError: as above.
         """
         hasher, at = Hasher(self.digest.chunk_bytes), 0
         while at < self.size:
+            self._require_wanted()
             count = os.preadv(self._fd, [buffer[: self.size - at]], at)
             if count == 0:
                 raise self._too_short()
@@ -71,7 +75,8 @@ class Source:
                 raise corrupt_chunk(self.digest, chunk, self._what)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop); both lie on chunks, or at the end. Raises: CorruptError."""
+        """Bytes [start, stop); both lie on chunks, or at the end. Raises: as `read_into`."""
+        self._require_wanted()
         data = os.pread(self._fd, stop - start, start)
         while len(data) < stop - start:
             more = os.pread(self._fd, stop - start - len(data), start + len(data))
@@ -84,6 +89,10 @@ class Source:
     def _check(self, start: int, data: memoryview) -> None:
         for chunk, begin, end in chunks_of(self.digest, start, start + len(data)):
             check_chunk(data[begin - start : end - start], self.digest, chunk, self._what)
+
+    def _require_wanted(self) -> None:
+        if self._given_up is not None and self._given_up.is_set():
+            raise StorageError(f"{self._what}: it was given up")
 
     def _too_short(self) -> CorruptError:
         return CorruptError(f"{self._what} became shorter than the {self.size} bytes of its digest")

@@ -41,7 +41,7 @@ class S3Backend:
     def put(self, path: str, data: Buffer, create_only: bool) -> bool:
         condition = {"IfNoneMatch": "*"} if create_only else {}
         try:
-            self._call("put_object", Key=self._key(path), body=bytes(data), **condition)
+            self._call("put_object", Key=self._key(path), body=io.BytesIO(data), **condition)
         except OSError as error:
             if create_only and code_of(error) in _EXISTS:
                 return False
@@ -51,7 +51,7 @@ class S3Backend:
     def put_file(self, path: str, source: Source) -> None:
         part_bytes = _part_bytes(source)
         if source.size <= part_bytes:
-            self._call("put_object", Key=self._key(path), body=source.read(0, source.size))
+            self._call("put_object", Key=self._key(path), body=_stream(source, 0, source.size))
             return
         self._run(lambda: self._put_in_parts(self._key(path), source, part_bytes))
 
@@ -115,7 +115,7 @@ class S3Backend:
         async def take_turns() -> None:
             for start in starts:
                 number, stop = start // part_bytes + 1, min(start + part_bytes, source.size)
-                body = await asyncio.to_thread(source.read, start, stop)
+                body = await asyncio.to_thread(_stream, source, start, stop)
                 reply = await self._try("upload_part", key, UploadId=upload, PartNumber=number, body=body)
                 tags[number] = reply["ETag"]
 
@@ -147,10 +147,11 @@ class S3Backend:
         url = f"s3://{self._bucket}/{key}"
         return await self._patience.call_part(lambda: self._request(method, Key=key, **arguments), "write", url)
 
-    async def _request(self, method: str, body: bytes | None = None, **arguments: Any) -> Any:
+    async def _request(self, method: str, body: io.BytesIO | None = None, **arguments: Any) -> Any:
         if body is not None:
             # As a stream the client sends it piece by piece; whole it would hold up all else on its loop.
-            arguments["Body"] = io.BytesIO(body)
+            body.seek(0)  # it may have been sent before
+            arguments["Body"] = body
         return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
 
     def _call(self, method: str, **arguments: Any) -> Any:
@@ -178,6 +179,11 @@ class _RefusedError(OSError):
     def __init__(self, reply: dict[str, Any]) -> None:
         super().__init__(f"{reply.get('Key')}: {reply.get('Message')}")
         self.response = {"Error": reply}
+
+
+def _stream(source: Source, start: int, stop: int) -> io.BytesIO:
+    """Of bytes that nobody else holds: those of others it would copy once the client asks for their number."""
+    return io.BytesIO(source.read(start, stop))
 
 
 def _part_bytes(source: Source) -> int:

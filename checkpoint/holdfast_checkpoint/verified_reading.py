@@ -1,14 +1,16 @@
 """Reads blobs from a storage in several ranges at once, and hands out nothing whose checksum is another one."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from holdfast_checkpoint.aside import map_aside
 from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
 from holdfast_checkpoint.errors import CorruptError
 from holdfast_checkpoint.storage import Storage
 
 # Read at once into one place: enough to use a network well, little enough to hold several.
 _RANGE_BYTES = 16 << 20
+T = TypeVar("T")
 
 
 class VerifiedReader:
@@ -19,18 +21,12 @@ class VerifiedReader:
 
     def fill_all(self, path: str, digest: Digest, buffer: memoryview, what: str) -> None:
         """The whole blob, ranges of it at once. Raises: CorruptError."""
-        spans = list(_ranges(digest))
-        if len(spans) <= 1:
-            for start, stop in spans:
-                self.fill(path, digest, start, buffer[start:stop], what)
-            return
-        with self._readers() as readers:
-            pieces = [readers.submit(self.fill, path, digest, start, buffer[start:stop], what) for start, stop in spans]
-            try:
-                for piece in pieces:
-                    piece.result()
-            finally:
-                readers.shutdown(wait=True, cancel_futures=True)  # after an error nobody wants the rest
+
+        def fill(span: tuple[int, int]) -> None:
+            self.fill(path, digest, span[0], buffer[span[0] : span[1]], what)
+
+        for _ in self._at_once(fill, digest):
+            pass
 
     def fill(self, path: str, digest: Digest, start: int, buffer: memoryview, what: str) -> None:
         """`start` and the end lie on chunks. Read once more if it is wrong: it may be so on its way only.
@@ -60,8 +56,7 @@ class VerifiedReader:
                 return size, error
             return size, None
 
-        with self._readers() as readers:
-            yield from readers.map(look, _ranges(digest))
+        yield from self._at_once(look, digest)
 
     def is_sound(self, path: str, digest: Digest) -> bool:
         return all(error is None for _, error in self.verify(path, digest, "it"))
@@ -78,8 +73,13 @@ class VerifiedReader:
         has = "is not there any more" if stored is None else f"ends at byte {stored}"
         return CorruptError(f"{what} in {self._storage.url_of(path)} {has}; {size} bytes were written")
 
-    def _readers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._storage.streams, thread_name_prefix="checkpoint-read")
+    def _at_once(self, work: Callable[[tuple[int, int]], T], digest: Digest) -> Iterator[T]:
+        """Of each range, in order."""
+        spans = list(_ranges(digest))
+        if len(spans) == 1:
+            yield work(spans[0])
+        else:
+            yield from map_aside(work, spans, self._storage.streams, "checkpoint-read")
 
 
 def _ranges(digest: Digest) -> Iterator[tuple[int, int]]:

@@ -154,6 +154,12 @@ class CheckpointsSpec(_Section):
     keep_every: int | None = Field(
         default=None, ge=1, le=10**12, description="those of steps divisible by this are kept for ever; null: none"
     )
+    upload_s: Seconds = Field(
+        default=1800.0, description="a node's share that takes longer is given up, and so is that checkpoint"
+    )
+    away_s: Seconds = Field(
+        default=3600.0, description="how long a restore waits for a storage that does not answer; then it has failed"
+    )
 
 
 class JobSpec(_Section):

@@ -10,6 +10,7 @@ import pytest
 
 from harness.ram import HeldCopy, copies_of, flip_byte
 from harness.realrun.jobs import Ended, RunningJob, job, kill_all, run_job, toy_spec
+from holdfast_checkpoint.remote import Repository
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
@@ -81,6 +82,11 @@ def has_checkpoint(running: RunningJob) -> bool:
     return events.exists() and '"checkpoint.committed"' in events.read_text()
 
 
+def checkpoint_bytes(url: str, step: int) -> int:
+    _, manifest = Repository(url).newest(step)
+    return sum(blob.size for blob in manifest.blobs)
+
+
 @pytest.mark.parametrize(("checkpoint_url", "nodes"), [("file", 3), ("s3", 1)], indirect=["checkpoint_url"])
 def test_a_job_killed_as_a_whole_goes_on_from_its_checkpoint(
     undisturbed: Ended, tmp_path: Path, checkpoint_url: str, nodes: int
@@ -95,7 +101,9 @@ def test_a_job_killed_as_a_whole_goes_on_from_its_checkpoint(
     assert ended.code == 0, ended.output
     first = ended.report["generations"][0]
     assert first["start_step"] >= 5
-    assert set(first["bytes_restored"]) == {"checkpoint"}
+    written = checkpoint_bytes(checkpoint_url, first["start_step"])
+    assert first["bytes_restored"].pop("checkpoint") == written, "once, however many replicas there are"
+    assert sum(first["bytes_restored"].values()) == (nodes - 1) * written, "the others have it from who read it"
     assert ended.report["weights_sha256"] == undisturbed.report["weights_sha256"]
     assert ended.report["optimizer_sha256"] == undisturbed.report["optimizer_sha256"]
     redone = ended.report["losses"][first["start_step"] :]

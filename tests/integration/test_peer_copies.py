@@ -460,7 +460,10 @@ async def test_who_does_not_know_the_secret_gets_no_copy_and_gives_none(nodes: N
     forger = await nodes.impostor(answer)
     with pytest.raises(ProtocolError, match="not signed with this job's secret"):
         await pull(owner, forger, 0, FIRST, owner)
-    for target in (Question(node=NodeId("x"), layers=frozenset({0})).target, blob_target(0, FIRST, 0, 10)):
+    for target in (
+        Question(node=NodeId("x"), incarnation="i", layers=frozenset({0})).target,
+        blob_target(0, FIRST, 0, 10),
+    ):
         url = f"http://{HOST}:{owner.address.port}{target}"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             assert response.status == 401
@@ -495,18 +498,21 @@ async def test_what_is_not_there_is_said_so(nodes: Nodes) -> None:
 
 async def test_a_question_is_answered_in_time_even_if_there_is_nothing_new(nodes: Nodes) -> None:
     owner = await nodes.start("owner", limits=ServingLimits(poll_s=0.05))
-    question = Question(node=NodeId("keeper"), layers=frozenset({0}))
+    question = Question(node=NodeId("keeper"), incarnation="i", layers=frozenset({0}))
     offer = Offer.read(await owner.peers.poll(HOST, owner.port.port, question.target, 10))
     assert offer == Offer(version=None, kept=None)
 
 
-async def test_a_node_that_is_gone_holds_no_copies(nodes: Nodes) -> None:
+async def test_a_node_that_is_gone_holds_no_copies_and_its_end_says_nothing_of_who_came_after_it(nodes: Nodes) -> None:
     owner, keeper = await nodes.start("owner"), await nodes.start("keeper")
     keeper.known["owner"] = owner.address
+    keeper.puller.incarnation = "second"
     keeper.puller.follow({"owner": [0]})
     owner.take(FIRST, 0)
     await until(lambda: owner.serving.holders(FIRST, 0), "the copy")
-    owner.serving.forget([NodeId("keeper")])
+    owner.serving.forget([(NodeId("keeper"), "first")])
+    assert owner.serving.holders(FIRST, 0) == {"keeper"}, "that was another one"
+    owner.serving.forget([(NodeId("keeper"), "second")])
     assert not owner.serving.holders(FIRST, 0)
 
 

@@ -224,8 +224,10 @@ def test_a_forged_entry_ends_the_generation_and_nothing_else(shared: dist.TCPSto
 
     with ThreadPoolExecutor(3) as pool:
         forging = pool.submit(forge)
-        outcomes = [formed.result(60) for formed in [pool.submit(form, rank) for rank in range(2)]]
-        stop.set()
+        try:
+            outcomes = [formed.result(60) for formed in [pool.submit(form, rank) for rank in range(2)]]
+        finally:
+            stop.set()
         forging.result(10)
     # Either both came through before the stranger, or who saw a forged entry says so.
     assert outcomes == ["formed", "formed"] or any("not written by a worker" in told for told in outcomes)

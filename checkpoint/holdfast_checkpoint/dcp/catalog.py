@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast_checkpoint.dcp.dtypes import item_bytes
 from holdfast_checkpoint.dcp.ranges import Wanted, read_ranges
 from holdfast_checkpoint.dcp.saved import KIND, SavedChunk, SavedState, SavedTensor, check_covered, from_identity
 from holdfast_checkpoint.dcp.sources import Source
+from holdfast_checkpoint.dtypes import item_bytes
 from holdfast_checkpoint.errors import CorruptError, FormatError
 from holdfast_checkpoint.header import Header, TensorPlace, header_bytes, parse
 from holdfast_checkpoint.manifest import BlobEntry, Manifest

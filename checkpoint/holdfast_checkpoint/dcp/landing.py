@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast_checkpoint.dcp.dtypes import bytes_of, dtype_of, is_plain_memory, item_bytes
 from holdfast_checkpoint.dcp.saved import SavedChunk
+from holdfast_checkpoint.dtypes import bytes_of, dtype_of, is_plain_memory, item_bytes
 
 # What cannot be read straight into its place is read aside in pieces of about this size.
 ASIDE_BYTES = 64 << 20

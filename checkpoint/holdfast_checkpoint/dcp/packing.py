@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
-from holdfast_checkpoint.dcp.dtypes import bytes_of, is_plain_memory, item_bytes, name_of
 from holdfast_checkpoint.digest import Digest, Hasher
+from holdfast_checkpoint.dtypes import bytes_of, is_plain_memory, item_bytes, name_of
 from holdfast_checkpoint.header import Header, lay_out
 
 # Of a digest. Ranks that load another sharding want slices of the tensors in a blob, and read and verify whole chunks.
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 512 << 10
 # Small enough to be in the cache when it is written after it was checksummed.
 _PIECE_BYTES = 512 << 10
 

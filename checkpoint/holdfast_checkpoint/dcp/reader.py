@@ -19,10 +19,10 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.futures import Future
 
-from holdfast_checkpoint.dcp.dtypes import dtype_of
 from holdfast_checkpoint.dcp.objects import packed
 from holdfast_checkpoint.dcp.opened import Box, OpenCheckpoint
 from holdfast_checkpoint.dcp.saved import SavedChunk, SavedState, SavedTensor
+from holdfast_checkpoint.dtypes import dtype_of
 from holdfast_checkpoint.errors import CheckpointError, StorageBusyError, UnfinishedError
 from holdfast_checkpoint.remote import Repository
 

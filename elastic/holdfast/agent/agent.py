@@ -13,7 +13,7 @@ from typing import Any
 from holdfast.agent.claiming import NodeClaim
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
-from holdfast.agent.draining import SELF_DRAIN, ask_to_drain
+from holdfast.agent.draining import SELF_DRAIN, ask_to_drain, time_left_s
 from holdfast.agent.following import Following, by_revision, surely
 from holdfast.agent.http import HttpPort
 from holdfast.agent.leading import Leader
@@ -99,7 +99,7 @@ class Agent:
             store, self._keys, settings.node, self._peers, timeouts.probe_s, timeouts.lease_ttl_s
         )
         self._terms = Terms(
-            lambda: Leader(store, self._keys, job, timeouts.probe_s, self._peers, self._tiers.repository),
+            lambda: Leader(store, self._keys, job, timeouts.probe_s, self._peers, self._tiers.remote),
             self._candidate,
             lost_s=timeouts.probe_s,
             away_s=timeouts.lease_ttl_s / 10,
@@ -124,7 +124,8 @@ class Agent:
             pid=os.getpid(),
             slots=self._settings.slots,
         )
-        self._member = Member(identity, self._spec.timeouts.abort_s)
+        timeouts = self._spec.timeouts
+        self._member = Member(identity, timeouts.abort_s)
         try:
             asked_s = boot_time_s()
             lease = await self._lease.take()
@@ -139,7 +140,7 @@ class Agent:
             await self._take_part()
         finally:
             await self._workers.close()
-            self._tiers.close()
+            await self._tiers.close(time_left_s(self._node.drain, timeouts.lease_ttl_s, self._now_s()))
             await self._let_go(self._lease.id)
             await self._http.close()
         if self._refusal is not None:
@@ -219,6 +220,7 @@ class Agent:
             say_upload=lambda report: self._reporter.say(report),
             snapshots_changed=lambda inventory, unsound: self._node.stores(inventory, unsound),
             restore_failed=lambda number, detail: self._do(self._node.restore_failed(number, detail)),
+            restore_waits=lambda number, why: self._do(self._node.restore_waits(number, why)),
             in_background=self._background,
             corrupt=self._metrics.found_corrupt,
         )

@@ -11,12 +11,13 @@ import logging
 import mmap
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from holdfast.agent.contact import watch_over
 from holdfast.agent.http import STANDS_FOR_BODY, Handler
+from holdfast.agent.news import News
 from holdfast.agent.offers import BLOBS, SNAPSHOTS, Offer, Question, Version, read_range
 from holdfast.agent.pacing import Pacer
 from holdfast.errors import ProtocolError
@@ -42,22 +43,9 @@ class ServingLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
+    incarnation: str  # of who says so
     version: Version
     layers: frozenset[int]
-
-
-@dataclass(slots=True)
-class _News:
-    """An event for whoever waits now; who comes later waits for the next one."""
-
-    _event: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-    def tell(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
 
 
 class Serving:
@@ -74,7 +62,7 @@ class Serving:
         out to be corrupt, and was dropped."""
         self._ram, self._limits, self._on_copied, self._on_corrupt = ram, limits, on_copied, on_corrupt
         self._kept: Version | None = None
-        self._news = _News()
+        self._news = News()
         self._copied: dict[NodeId, _Held] = {}
         self._pacer = Pacer(limits.bytes_s)
         self._turns = {urgent: asyncio.Semaphore(limits.streams) for urgent in (False, True)}
@@ -97,10 +85,13 @@ class Serving:
             node for node, held in self._copied.items() if held.version == version and layer in held.layers
         )
 
-    def forget(self, gone: Collection[NodeId]) -> None:
-        """Nodes that are no longer members: what they said they hold is lost."""
-        for node in gone:
-            self._copied.pop(node, None)
+    def forget(self, gone: Collection[tuple[NodeId, str]]) -> None:
+        """Incarnations of nodes that are no longer members: what they said they hold is lost. Another agent may have
+        come under the same name, and what that one said stays."""
+        for node, incarnation in gone:
+            held = self._copied.get(node)
+            if held is not None and held.incarnation == incarnation:
+                del self._copied[node]
 
     async def offer(self, request: web.Request) -> web.StreamResponse:
         """Answers once there is something new, and at the latest after a while."""
@@ -119,7 +110,7 @@ class Serving:
         if question.after is None:
             self._copied.pop(question.node, None)
             return
-        held = _Held(version=question.after, layers=question.layers)
+        held = _Held(incarnation=question.incarnation, version=question.after, layers=question.layers)
         if self._copied.get(question.node) != held:
             self._copied[question.node] = held
             self._on_copied(question.node, question.after, question.layers)

@@ -39,6 +39,11 @@ async def forget_drain(store: Store, keys: Keys, node: NodeId) -> None:
     await store.transact([Compare(key=held.key, mod_revision=held.mod_revision)], [Delete(key=held.key)])
 
 
+def time_left_s(drain: tuple[DrainRecord, float] | None, most_s: float, now_s: float) -> float:
+    """How long a node that leaves may take to end what it has begun: up to its deadline, and at most `most_s`."""
+    return most_s if drain is None else max(0.0, min(most_s, drain[1] - now_s))
+
+
 def _read(held: KeyValue) -> DrainRecord | None:
     try:
         return decode(DrainRecord, held.value)

@@ -11,6 +11,7 @@ from holdfast.agent.following import Following, surely
 from holdfast.agent.librarian import Librarian
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
+from holdfast.agent.remote_tier import RemoteTier
 from holdfast.control.coordinator import Coordinator
 from holdfast.control.feed import events_of
 from holdfast.control.job import job_of
@@ -51,7 +52,6 @@ from holdfast.model.records import (
 )
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Operation, Put, Snapshot, Store
-from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
 # From so many slots on deciding may take long enough to keep this agent from renewing its lease and answering probes.
@@ -73,10 +73,10 @@ class Leader:
         job: JobRecord,
         probe_s: float,
         peers: Peers,
-        repository: Repository | None = None,
+        remote: RemoteTier | None = None,
     ) -> None:
-        """`repository`: where checkpoints are, if the job has any."""
-        self._librarian = Librarian(repository, job, self._write_checkpoints) if repository is not None else None
+        """`remote`: where checkpoints are, if the job has any."""
+        self._librarian = Librarian(remote, job, self._write_checkpoints) if remote is not None else None
         self._store, self._keys, self._job, self._probe_s, self._peers = store, keys, job, probe_s, peers
         self._fence: Compare | None = None
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()

@@ -8,8 +8,11 @@ import datetime
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from holdfast import __version__
+from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.commands import CommitCheckpoint
 from holdfast.model.records import CheckpointRef, CheckpointsRecord, JobRecord, UploadedBlob
 from holdfast.spec import JobSpec
@@ -17,10 +20,12 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.folders import Found, folder_of
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
-from holdfast_checkpoint.remote import Repository
-from holdfast_checkpoint.retention import Retention, expendable, garbage
+from holdfast_checkpoint.retention import Retention, being_read, expendable, garbage
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+# One that is not over by then hangs: to write and read back a manifest, to list, or to delete a folder.
+_CALL_S = 300.0
 # After the storage did not take a manifest, for all its retries.
 _AGAIN_S = 5.0
 
@@ -29,9 +34,9 @@ class Librarian:
     """One a term of leading. `write` puts the list into the store, fenced."""
 
     def __init__(
-        self, repository: Repository, job: JobRecord, write: Callable[[CheckpointsRecord], Awaitable[None]]
+        self, remote: RemoteTier, job: JobRecord, write: Callable[[CheckpointsRecord], Awaitable[None]]
     ) -> None:
-        self._repository, self._job, self._write = repository, job, write
+        self._remote, self._job, self._write = remote, job, write
         settings = JobSpec.model_validate(job.spec).checkpoints
         self._retention = Retention(keep_last=settings.keep_last, keep_every=settings.keep_every)
         self._one_at_a_time = asyncio.Lock()
@@ -42,7 +47,7 @@ class Librarian:
         folder = folder_of(command.version.step, self._job.run, command.version.generation)
         async with self._one_at_a_time:
             try:
-                await asyncio.to_thread(self._repository.commit, folder, self._manifest(command))
+                await self._call(partial(self._remote.repository.commit, folder, self._manifest(command)))
             except CheckpointError as error:
                 log.error("checkpoint.not_committed", extra={"step": command.version.step, "error": str(error)})
                 await asyncio.sleep(_AGAIN_S)
@@ -65,21 +70,26 @@ class Librarian:
             listed = self._listed or ()
             ours = {ref.folder for ref in listed}
             # Of other runs only what this one went on from: the rest is somebody else's.
-            found = await asyncio.to_thread(self._repository.list)
+            found = await self._call(self._remote.repository.list)
             leaving = self._leaving([one for one in found if one.run == self._job.run or one.folder in ours], in_use)
             kept = tuple(ref for ref in listed if ref.folder not in leaving)
             if len(kept) < len(listed):
                 await self._list(kept)
             for folder in leaving:
                 log.info("checkpoint.deleting", extra={"folder": folder})
-                await asyncio.to_thread(self._repository.delete, folder)
+                await self._call(partial(self._remote.repository.delete, folder))
         except CheckpointError as error:
             log.warning("checkpoint.not_tidied", extra={"error": str(error)})
 
+    async def _call(self, work: Callable[[], T]) -> T:
+        """Raises: as `work`; StorageBusyError: it hangs."""
+        return await self._remote.commits.call(work, _CALL_S)
+
     def _leaving(self, found: Sequence[Found], in_use: str) -> tuple[str, ...]:
-        run, used = self._job.run, (in_use,)
+        run, now_s = self._job.run, time.time()
+        used = {in_use, *being_read(found, now_s)}
         old = expendable(found, self._retention, run=run, in_use=used)
-        return (*old, *garbage(found, self._retention, now_s=time.time(), run=run, in_use=used))
+        return (*old, *garbage(found, self._retention, now_s=now_s, run=run, in_use=used))
 
     def _manifest(self, command: CommitCheckpoint) -> Manifest:
         job, version = self._job, command.version

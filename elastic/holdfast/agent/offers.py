@@ -1,6 +1,7 @@
-"""What agents ask each other about copies in RAM, and what they answer: GET /snapshots and GET /blobs.
+"""What agents ask each other about copies in RAM, and what they answer: GET /snapshots, GET /copies and GET /blobs.
 
-/snapshots tells of the newest version that is whole, once it is another one than who asks has; /blobs sends one layer.
+/snapshots tells of the newest version that is whole, once it is another one than who asks has; /copies tells the digest
+of one layer, or that it is on its way here; /blobs sends it.
 """
 
 import json
@@ -17,6 +18,7 @@ from holdfast_checkpoint.errors import FormatError
 
 SNAPSHOTS = "/snapshots"
 BLOBS = "/blobs/{layer:[0-9]{1,9}}/{step:[0-9]{1,18}}/{generation:[0-9]{1,18}}"
+COPIES = "/copies/{layer:[0-9]{1,9}}/{step:[0-9]{1,18}}/{generation:[0-9]{1,18}}"
 SCHEMA = 1
 _VERSION = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 _OFFSET = re.compile(r"[0-9]{1,18}")
@@ -48,10 +50,11 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """`node` asks for `layers`. It holds all of version `after`, and `kept` is the last it was told: it is answered
-    once either has changed."""
+    """An incarnation of `node` asks for `layers`. It holds all of version `after`, and `kept` is the last it was told:
+    it is answered once either has changed."""
 
     node: NodeId
+    incarnation: str
     layers: frozenset[int]
     after: Version | None = None
     kept: Version | None = None
@@ -60,8 +63,9 @@ class Question:
     def target(self) -> str:
         """Path and query."""
         versions = {"after": self.after, "kept": self.kept}
+        who = {"node": self.node, "incarnation": self.incarnation}
         told = {name: str(version) for name, version in versions.items() if version is not None}
-        return f"{SNAPSHOTS}?{urlencode({'node': self.node, 'layers': _to_mask(self.layers), **told})}"
+        return f"{SNAPSHOTS}?{urlencode({**who, 'layers': _to_mask(self.layers), **told})}"
 
     @staticmethod
     def read(query: Mapping[str, str]) -> "Question":
@@ -69,6 +73,7 @@ class Question:
         after, kept = query.get("after"), query.get("kept")
         return Question(
             node=NodeId(query.get("node", "")),
+            incarnation=query.get("incarnation", ""),
             layers=_from_mask(query.get("layers", "")),
             after=Version.read(after) if after is not None else None,
             kept=Version.read(kept) if kept is not None else None,
@@ -152,9 +157,31 @@ def _from_mask(text: str) -> frozenset[int]:
     return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
-def read_digest(data: bytes) -> Digest:
-    """Of one blob. Raises: ProtocolError."""
+def copy_target(layer: int, version: Version, fetched_for: int | None) -> str:
+    """`fetched_for`: the generation for whose start the other is to fetch the layer itself; the answer waits for it."""
+    query = f"?{urlencode({'for': fetched_for})}" if fetched_for is not None else ""
+    return f"/copies/{layer}/{version.step}/{version.generation}{query}"
+
+
+def read_fetched_for(query: Mapping[str, str]) -> int | None:
+    """Raises: ProtocolError."""
+    text = query.get("for")
+    if text is None:
+        return None
+    if not _OFFSET.fullmatch(text):
+        raise ProtocolError(f"for={text[:20]!r}: should be the number of a generation")
+    return int(text)
+
+
+def digest_json(digest: Digest | None) -> dict[str, Any]:
+    """None: the layer is on its way."""
+    return {"coming": True} if digest is None else asdict(digest)
+
+
+def read_digest(data: bytes) -> Digest | None:
+    """Of one blob; None: it is on its way. Raises: ProtocolError."""
     try:
-        return _digest(json.loads(data))
-    except (ValueError, KeyError, TypeError, RecursionError, FormatError) as error:
+        body = json.loads(data)
+        return None if body.get("coming") is True else _digest(body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FormatError) as error:
         raise ProtocolError(f"not a digest: {error!r}") from error

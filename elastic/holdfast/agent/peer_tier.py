@@ -2,20 +2,21 @@
 that a restore wants."""
 
 import asyncio
-import json
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 
 from aiohttp import web
 
+from holdfast.agent.arrivals import Arrivals
 from holdfast.agent.blob_client import BlobClient, PeerAddress
 from holdfast.agent.blob_serving import Serving, ServingLimits
 from holdfast.agent.http import Handler
+from holdfast.agent.offers import COPIES, copy_target, digest_json, read_digest, read_fetched_for
 from holdfast.agent.offers import Version as Named
-from holdfast.agent.offers import read_digest
 from holdfast.agent.peers import Peers
 from holdfast.agent.pulling import Puller
+from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import AgentRef, GenerationRecord, StartRecord, Version
 from holdfast_checkpoint.digest import Digest
@@ -24,10 +25,11 @@ from holdfast_checkpoint.placement import Placement, peer_copies
 from holdfast_checkpoint.ram import FETCHED, Copy, RamTier
 
 log = logging.getLogger(__name__)
-COPIES = "/copies/{layer:[0-9]{1,9}}/{step:[0-9]{1,18}}/{generation:[0-9]{1,18}}"
 # Somebody waits for what is restored: a peer that does not answer so soon is passed over for the next one.
 _ASK_S = 5.0
 _AGAIN_S = 0.5
+# For so long a question after what is on its way is held; above that, who asks takes the other for gone.
+_HELD_S = 10.0
 
 
 class PeerTier:
@@ -57,6 +59,7 @@ class PeerTier:
         self._agents: Mapping[str, AgentRef] = {}
         self._puller = Puller(node, ram, peers, self._by_the_way, self._address_of, lambda _: on_pulled())
         self._placement = Placement()
+        self.arrivals = Arrivals()
 
     def routes(self) -> Mapping[str, Handler]:
         """For the agent's port, for peers alone."""
@@ -74,9 +77,12 @@ class PeerTier:
         self, generation: GenerationRecord, start: StartRecord, layer_bytes: Sequence[int], copies: int
     ) -> Placement:
         """Give and take what this start calls for. Where nobody trains what is there stays, and nothing moves."""
-        gone = self._agents.keys() - {agent.node for agent in generation.agents}
-        self._serving.forget([NodeId(node) for node in gone])
+        members = {(agent.node, agent.incarnation) for agent in generation.agents}
+        before = {(agent.node, agent.incarnation) for agent in self._agents.values()}
+        self._serving.forget(before - members)
         self._agents = {agent.node: agent for agent in generation.agents}
+        if self._node in self._agents:
+            self._puller.incarnation = self._agents[self._node].incarnation
         plan = start.plan
         if plan is None:
             self._placement = Placement()
@@ -110,8 +116,9 @@ class PeerTier:
             if layer in layers
         )
 
-    async def pull(self, node: NodeId, layer: int, version: Version) -> Copy:
-        """One blob, verified, that a restore wants.
+    async def pull(self, node: NodeId, layer: int, version: Version, fetched_for: int | None) -> Copy:
+        """One blob, verified, that a restore wants. `fetched_for`: the generation for whose start `node` fetches it
+        itself, and is waited for.
 
         Raises:
             CheckpointError, ProtocolError, OSError, aiohttp.ClientError: that node does not give it.
@@ -119,9 +126,7 @@ class PeerTier:
         peer = self._address_of(node)
         if peer is None:
             raise ConnectionError(f"{node} is no member of this generation")
-        async with asyncio.timeout(_ASK_S):
-            path = f"/copies/{layer}/{version.step}/{version.generation}"
-            digest = read_digest(await self._peers.poll(peer.host, peer.port, path, _ASK_S))
+        digest = await self._digest(peer, layer, version, fetched_for)
         incoming = self._ram.new_buffer(layer, version.step, version.generation, digest.size, FETCHED)
         try:
             await asyncio.to_thread(incoming.reserve)
@@ -148,12 +153,32 @@ class PeerTier:
             except StorageBusyError:
                 await asyncio.sleep(_AGAIN_S)
 
+    async def _digest(self, peer: PeerAddress, layer: int, version: Version, fetched_for: int | None) -> Digest:
+        target = copy_target(layer, _named(version), fetched_for)
+        within_s = _ASK_S + (_HELD_S if fetched_for is not None else 0.0)
+        while True:
+            async with asyncio.timeout(within_s):
+                told = read_digest(await self._peers.poll(peer.host, peer.port, target, within_s))
+            if told is not None:
+                return told
+
     async def _tell_digest(self, request: web.Request) -> web.StreamResponse:
         layer, step, generation = (int(request.match_info[name]) for name in ("layer", "step", "generation"))
+        try:
+            wanted_by = read_fetched_for(request.query)
+        except ProtocolError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HELD_S):
+                while self._may_come(layer, wanted_by):
+                    await self.arrivals.wait()
         copies = self._ram.find(layer, step, generation)
-        if not copies:
+        if not copies and not self._may_come(layer, wanted_by):
             return web.json_response({"error": "not in RAM here"}, status=404)
-        return web.Response(body=json.dumps(asdict(copies[0].digest)).encode(), content_type="application/json")
+        return web.json_response(digest_json(copies[0].digest if copies else None))
+
+    def _may_come(self, layer: int, wanted_by: int | None) -> bool:
+        return wanted_by is not None and self.arrivals.may_come(wanted_by, layer)
 
     def _address_of(self, node: str) -> PeerAddress | None:
         agent = self._agents.get(node)

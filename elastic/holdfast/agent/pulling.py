@@ -56,6 +56,7 @@ class Puller:
         self._node, self._ram, self._peers, self._client = node, ram, peers, client
         self._address_of, self._on_pulled = address_of, on_pulled
         self._patience = patience if patience is not None else Patience()
+        self.incarnation = ""  # this agent's, as it is told with each question
         self._wanted: Mapping[str, frozenset[int]] = {}
         self._kept: Version | None = None
         self._changed = asyncio.Event()
@@ -106,6 +107,7 @@ class Puller:
         """Returns once the source has something else than it `told`, or after a while."""
         question = Question(
             node=self._node,
+            incarnation=self.incarnation,
             layers=layers,
             after=self._held(layers, told.version if told is not None else None),
             kept=told.kept if told is not None else None,

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.agent.checkpoint_reading import Absence, CheckpointReader
 from holdfast.agent.fetching import Fetched, Fetching, LostCopiesError
 from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
+from holdfast.agent.relaying import lines
+from holdfast.agent.remote_tier import RemoteTier
 from holdfast.agent.uploading import Uploader
 from holdfast.control.member_commands import PutUpload
 from holdfast.errors import UserError
@@ -35,9 +38,10 @@ from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.placement import upload_shares
 from holdfast_checkpoint.ram import FETCHED, OWN, Copy, RamTier
 from holdfast_checkpoint.ram_folder import RamFolder
-from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
+# Of the time that the coordinator gives a start, the share after which it hears that this waits for the storage.
+_SHARE_TO_SAY = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class Home:
     say_upload: Callable[[PutUpload], None]
     snapshots_changed: Callable[[tuple[SnapshotInventory, ...], frozenset[str]], None]  # for the next inventory
     restore_failed: Callable[[int, str], None]  # (generation, why)
+    restore_waits: Callable[[int, str], None]  # (generation, for what; empty: not any more)
     in_background: Callable[[Coroutine[Any, Any, None], str], None]
     corrupt: Callable[[str], None]  # a copy of that tier was not what was written; it was dropped
 
@@ -59,7 +64,7 @@ class Tiers:
     def __init__(self, job: JobRecord, home: Home, node: NodeId, peers: Peers, ram: Path | None = None) -> None:
         """`ram`: a folder on tmpfs. Raises: UserError: it cannot be used, or the storage cannot."""
         settings = JobSpec.model_validate(job.spec)
-        self.repository = _opened(settings.checkpoints.url)
+        self.remote = RemoteTier.opened(settings.checkpoints.url)
         self.ram = RamTier(_ram_folder(ram, job, node) if ram is not None else None)
         self.peers = PeerTier(
             node,
@@ -73,7 +78,12 @@ class Tiers:
         self._node, self._job, self._home = node, job, home
         self._copies = settings.snapshots.copies
         self._uploader = (
-            Uploader(self.repository, job.run, node, self.ram, self._uploaded) if self.repository is not None else None
+            Uploader(self.remote, job.run, node, self.ram, self._uploaded, settings.checkpoints.upload_s)
+            if self.remote is not None
+            else None
+        )
+        self._absence = Absence(
+            settings.checkpoints.away_s, settings.timeouts.start_s * _SHARE_TO_SAY, self._restore_waits
         )
         self._start: StartRecord | None = None
         self._kept: Version | None = None
@@ -100,7 +110,9 @@ class Tiers:
         self._start, self._kept = start, start.kept
         if self._fetching is not None:
             self._fetching.cancel()
-        if any(restore.target.node == self._node for restore in start.restores):
+        mine = {restore.layer for restore in start.restores if restore.target.node == self._node}
+        self.peers.arrivals.expect(start.generation, mine)
+        if mine:
             self._fetching = asyncio.create_task(self._restore(start), name="restore")
         self._drop_outdated()
         self.ram.sweep()
@@ -117,12 +129,13 @@ class Tiers:
         """For ever: take copies for peers."""
         await self.peers.run()
 
-    def close(self) -> None:
+    async def close(self, within_s: float) -> None:
+        """`within_s`: for what is under way to remote storage; what takes longer is left behind, unfinished."""
         if self._fetching is not None:
             self._fetching.cancel()
         self.peers.close()
-        if self.repository is not None:
-            self.repository.close()
+        if self.remote is not None:
+            await self.remote.close(within_s)
         self.ram.close()
 
     def _begun(self, index: int, kept: Version | None) -> None:
@@ -152,7 +165,11 @@ class Tiers:
         self.peers.changed()
         self._tell_copied()
         if message.for_checkpoint:
-            self._home.in_background(self._upload(index, message), f"upload-{version.step}")
+            # By the plan under which all took it. This node's workers say so before they stop for the next generation,
+            # and that one starts only once they have stopped: so no two replicas leave a layer to each other.
+            share = self._share()
+            layers = frozenset(blob.layer for blob in message.blobs if share is None or blob.layer in share)
+            self._home.in_background(self._upload(index, message, layers), f"upload-{version.step}")
 
     def _tell_copied(self) -> None:
         """Workers hear once their snapshots have the copies that are wanted of them."""
@@ -163,12 +180,10 @@ class Tiers:
             if self.peers.is_copied(message.version, layers):
                 self._home.tell_worker(index, Copied(generation=self._start.generation, version=message.version))
 
-    async def _upload(self, index: int, message: Snapshotted) -> None:
+    async def _upload(self, index: int, message: Snapshotted, layers: frozenset[int]) -> None:
         version = message.version
         try:
             if self._uploader is not None:
-                share = self._share()
-                layers = {blob.layer for blob in message.blobs if share is None or blob.layer in share}
                 await self._uploader.upload(version, layers, message.loss)
         except Exception:  # the task's boundary: a checkpoint that fails must not end the agent
             log.exception("checkpoint.broken", extra={"step": version.step})
@@ -196,13 +211,18 @@ class Tiers:
         self._home.say_upload(PutUpload(record))
 
     async def _restore(self, start: StartRecord) -> None:
+        reader = None
+        if start.checkpoint and self.remote is not None:
+            reader = CheckpointReader(self.remote, start.checkpoint, start.version, self.ram, self._absence)
         fetching = Fetching(
             node=self._node,
             start=start,
             ram=self.ram,
-            repository=self.repository,
+            reader=reader,
+            lines=lines(start.restores, self._job.layer_bytes) if reader is not None else {},
             pull=self.peers.pull,
             on_corrupt=self._found_corrupt,
+            on_ended=lambda layer: self.peers.arrivals.ended(start.generation, layer),
         )
         try:
             await fetching.run(lambda fetched: self._restored(start, fetched))
@@ -216,6 +236,10 @@ class Tiers:
         except* Exception as group:  # the task's boundary: whatever it is, a worker waits for what does not come
             log.error("restore.broken", exc_info=group, extra={"generation": start.generation})
             self._home.restore_failed(start.generation, f"restoring failed: {group.exceptions[0]!r}")
+
+    def _restore_waits(self, why: str) -> None:
+        if self._start is not None:
+            self._home.restore_waits(self._start.generation, why)
 
     def _restored(self, start: StartRecord, fetched: Fetched) -> None:
         path = f"/proc/{os.getpid()}/fd/{fetched.copy.file.fileno()}"
@@ -263,14 +287,6 @@ def _ram_folder(path: Path, job: JobRecord, node: NodeId) -> RamFolder:
         return RamFolder(own / job.run)
     except (OSError, CheckpointError) as error:
         raise UserError(f"--ram {path}: {error}") from error
-
-
-def _opened(url: str | None) -> Repository | None:
-    """Raises: UserError: this machine lacks what the storage needs."""
-    try:
-        return Repository(url) if url is not None else None
-    except CheckpointError as error:
-        raise UserError(f"checkpoints.url: {error}") from error
 
 
 def _pair(version: Version | None) -> tuple[int, int] | None:

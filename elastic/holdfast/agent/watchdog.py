@@ -1,7 +1,8 @@
 """Finds workers that make no progress.
 
 Who does nothing in its own code is killed. Who waits for others is rarely the one that hangs: it is only reported,
-after the others had their turn.
+after the others had their turn. Who waits for a start that reads from remote storage is left to the coordinator, which
+knows how long that may take.
 """
 
 import asyncio
@@ -28,5 +29,11 @@ async def watch_workers(
             phase, silent_s = workers.silent_s(index)
             if phase is Phase.COMPUTE and silent_s > limit_s:
                 workers.kill(index, f"no progress for {silent_s:.0f} s", show_stacks=True)
-            elif phase is Phase.COMMUNICATE and silent_s > _TURNS * limit_s:
+            elif phase is Phase.COMMUNICATE and silent_s > _TURNS * limit_s and not _starts_from_storage(node, index):
                 do(node.worker_waits(index, f"{ref.slot} has waited for {silent_s:.0f} s"))
+
+
+def _starts_from_storage(node: Member, index: int) -> bool:
+    start, running = node.start, node.workers[index].running
+    is_running = start is None or (running is not None and running[0] == start.generation)
+    return start is not None and not is_running and bool(start.checkpoint and start.restores)

@@ -1,5 +1,6 @@
 """From which checkpoint a run goes on, found out before anything starts."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,6 +82,8 @@ def find_checkpoints(spec: JobSpec, identity: Mapping[str, Any], resume: str | i
         for folder, manifest in sorted(manifests, key=lambda entry: entry[1].created)
         if manifest.step < chosen.step and manifest.fingerprint == chosen.fingerprint
     }
+    with contextlib.suppress(StorageError):  # one who may not write there reads all the same
+        repository.say_reading(latest[0])
     folders = [*sorted(before.items()), (chosen.step, latest[0])]
     return tuple(CheckpointRef(version=Version(step, 0), folder=folder) for step, folder in folders)
 

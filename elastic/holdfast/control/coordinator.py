@@ -380,9 +380,9 @@ class Coordinator:
         return WriteGeneration(record, pardons, honoured)
 
     def _count_trouble(self, cause: Cause) -> int:
-        """With the present one, if it had a start."""
-        known = contact.trouble(self._view)
-        return known + 1 if cause in _CAUSES_OF_TROUBLE and self._view.start is not None else known
+        """With the present one, if it had a start. While somebody waits for a storage that is away, it is that."""
+        known, counts = contact.trouble(self._view), self._view.start is not None and not self._view.waits.nodes
+        return known + 1 if cause in _CAUSES_OF_TROUBLE and counts else known
 
     def _begin(self, start: StartRecord, now_s: float) -> None:
         self._view.begin(start, now_s)

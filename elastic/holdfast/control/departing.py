@@ -16,7 +16,8 @@ _BYTES_A_SECOND = 20e6
 
 def stalled_s(job: Job, view: View) -> float:
     """When the present start is tried again, should it not run by then: sooner where a member must leave before."""
-    at_s = view.entered_s + max(job.start_s, _moving_s(job, view))
+    at_s = max(view.entered_s, view.waits.ended_s) + max(job.start_s, _moving_s(job, view))
+    at_s = max(at_s, view.entered_s + job.away_s) if view.waits.nodes else at_s
     for node in view.draining:
         if node in view.member_nodes:
             drain = view.drains[node]

@@ -34,6 +34,7 @@ class Job:
     absent_s: float = 6.0  # how long a node that lives may be without its key
     orphan_s: float = 600.0  # an agent without contact to the store for so long stops its workers
     has_checkpoints: bool = False  # there is a remote tier
+    away_s: float = 3600.0  # for so long a restore waits for it
     has_snapshots: bool = False  # agents hold copies in RAM
 
     @property
@@ -70,5 +71,6 @@ def job_of(record: JobRecord) -> Job:
         absent_s=_LEASES_ABSENT * spec.timeouts.lease_ttl_s,
         orphan_s=spec.timeouts.orphan_s,
         has_checkpoints=spec.checkpoints.url is not None,
+        away_s=spec.checkpoints.away_s,
         has_snapshots=spec.snapshots.every != 0,
     )

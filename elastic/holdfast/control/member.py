@@ -96,7 +96,8 @@ class Member:
     unsound: frozenset[str] = frozenset()  # checkpoints that turned out corrupt here
     _died: list[tuple[WorkerId, str]] = field(default_factory=list)
     _abort_by_s: float | None = None
-    _acked: tuple[int, AckPhase] | None = None
+    _acked: tuple[int, AckPhase, str] | None = None
+    _waits: str = ""
     _waited: int = 0  # newest generation of which too long a wait was reported
 
     def __post_init__(self) -> None:
@@ -168,7 +169,7 @@ class Member:
     def generation_seen(self, record: GenerationRecord, now_s: float) -> Iterator[MemberCommand]:
         if self.generation is not None and record.number <= self.generation.number:
             return
-        self.generation, self.start, self._acked = record, None, None
+        self.generation, self.start, self._acked, self._waits = record, None, None, ""
         abort = record.stop is StopMode.ABORT
         members = self._members()
         prompt = any(abort or not self.workers[index].at_work for index in members)
@@ -203,6 +204,12 @@ class Member:
     def restore_failed(self, number: int, detail: str) -> Iterator[MemberCommand]:
         """No copy of what a start counted on is to be had: the generation is formed again, from what is left."""
         yield from self._suspect(number, detail)
+
+    def restore_waits(self, number: int, why: str) -> Iterator[MemberCommand]:
+        """The storage that a start restores from does not answer; where `why` is empty it does again."""
+        if self.generation is not None and number == self.generation.number:
+            self._waits = why
+            yield from self._acknowledge()
 
     def drain_seen(self, record: DrainRecord | None, now_s: float) -> Iterator[MemberCommand]:
         if record is None:
@@ -325,9 +332,9 @@ class Member:
         phase = AckPhase.STOPPED
         if len(starts) == len(members):
             phase = AckPhase.FINISHED if self._all_finished(members, number) else AckPhase.RUNNING
-        if self._acked == (number, phase):
+        if self._acked == (number, phase, self._waits):
             return
-        self._acked = (number, phase)
+        self._acked = (number, phase, self._waits)
         yield PutAck(
             NodeAck(
                 generation=number,
@@ -338,6 +345,7 @@ class Member:
                 snapshots=self.snapshots,
                 starts=tuple(starts),
                 unsound=tuple(sorted(self.unsound)),
+                waits=self._waits,
             )
         )
 

@@ -13,6 +13,7 @@ from holdfast.control.reach import Apart, apart_of
 from holdfast.control.recovery import Stored
 from holdfast.control.roster import Roster
 from holdfast.control.unheard import Unheard
+from holdfast.control.waits import Waits
 from holdfast.model.events import (
     AckReceived,
     CheckpointFailed,
@@ -81,6 +82,7 @@ class View:
     stopped: dict[NodeId, NodeAck] = field(default_factory=dict)
     running: set[NodeId] = field(default_factory=set)
     finished: set[NodeId] = field(default_factory=set)
+    waits: Waits = field(default_factory=Waits)
     progressed: bool = False  # a step was committed in this generation
     suspected_s: float | None = None
     answered: set[NodeId] = field(default_factory=set)
@@ -100,12 +102,11 @@ class View:
     def enter(self, generation: GenerationRecord, now_s: float) -> None:
         """A new generation: nothing is known of it yet."""
         self.generation, self.start, self.entered_s = generation, None, now_s
-        self.stopped, self.running, self.finished = {}, set(), set()
+        self.stopped, self.running, self.finished, self.waits = {}, set(), set(), Waits()
         self.progressed, self.committed_s, self.suspected_s, self.answered = False, None, None, set()
         self.joins, self.began_s, self.runs_s, self.reach_began_s = Joins(), now_s, None, None
         self.member_nodes = frozenset(ref.slot.node for ref in generation.members)
-        self._unstopped, self._not_running = set(self.member_nodes), set(self.member_nodes)
-        self._lost = None
+        self._unstopped, self._not_running, self._lost = set(self.member_nodes), set(self.member_nodes), None
         self.entrusted.keep(self.roster.alive)
         self.roster.enter([ref.worker for ref in generation.members], generation.voters)
         for node in generation.unheard:  # as another leader left it
@@ -280,6 +281,7 @@ class View:
         # Each phase holds the ones before it: a store shows only the last of quick writes to one key.
         self.stopped.setdefault(ack.node, ack)
         self._unstopped.discard(ack.node)
+        self.waits.told(ack, now_s)
         if ack.phase in (AckPhase.RUNNING, AckPhase.FINISHED):
             self.running.add(ack.node)
             self._not_running.discard(ack.node)

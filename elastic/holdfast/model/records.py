@@ -258,6 +258,7 @@ class NodeAck:
     snapshots: tuple[SnapshotInventory, ...] = ()  # when stopped, oldest first
     starts: tuple[SlotStart, ...] = ()  # when running
     unsound: tuple[str, ...] = ()  # checkpoints of which this node found a blob missing or corrupt
+    waits: str = ""  # for the storage that it restores from, and why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,6 +228,11 @@ class Recorder:
 
     def _acknowledged(self, ack: NodeAck, now_s: float) -> Iterator[RunEvent]:
         generation = self._timeline.generation(ack.generation)
+        before = generation.acks.get(ack.node)
+        if ack.waits and (before is None or not before.waits):
+            text = f"{ack.node} waits for the storage that it restores from: {ack.waits}"
+            fields = {"node": ack.node, "generation": ack.generation, "detail": ack.waits}
+            yield RunEvent(time_s=now_s, kind=EventKind.RESTORE_WAITS, text=text, fields=fields)
         generation.acks[ack.node] = dataclasses.replace(ack, inventory=())
         yield from self._commits(self._timeline.commits_of(ack))
         yield from self._came_further(generation, now_s)

@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     CONTACT_LOST = "contact.lost"
     GENERATION_BEGUN = "generation.begun"
     GENERATION_STARTED = "generation.started"
+    RESTORE_WAITS = "restore.waits"
     GENERATION_RUNNING = "generation.running"
     GENERATION_RECOVERED = "generation.recovered"
     STEP_COMMITTED = "step.committed"

@@ -6,6 +6,7 @@ Options (from the caller, or in other processes from the environment, see `fault
   rate     of calls that fail, 0 to 1
   kinds    which faults, a comma between them (default: all); `Fault` says what they are
   slow_s   how long a slow call takes longer
+  gate     while this file exists calls hang, or if it says "busy" are refused: for those who time it themselves
   state    a `State` of the caller's, else that of the process
 
 What happens to a call depends on the seed, the operation, its path, and how often this process did that before. So a
@@ -85,12 +86,14 @@ class FaultyFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is n
         rate: float = 0.1,
         kinds: str = ",".join(Fault),
         slow_s: float = 0.01,
+        gate: str = "",
         state: State = SHARED,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self._target = fsspec.filesystem(target)
         self._seed, self._rate, self._slow_s = int(seed), float(rate), float(slow_s)
+        self._gate = Path(gate) if gate else None
         self._kinds = tuple(Fault(kind) for kind in kinds.split(","))
         # Not its own: who meets expired credentials opens another one, and goes on where this one was.
         self.state = state
@@ -155,6 +158,7 @@ class FaultyFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is n
 
     def _before(self, operation: str, path: str) -> Fault | None:
         """What goes wrong later in this call, if anything does. Raises what goes wrong at once."""
+        self._pass_gate()
         with self.state.lock:
             self.state.calls[operation, path] += 1
             fault = self._drawn(operation, path, self.state.calls[operation, path])
@@ -174,6 +178,12 @@ class FaultyFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is n
         if fault is Fault.EXPIRED:
             raise ServiceError("ExpiredToken")
         return fault
+
+    def _pass_gate(self) -> None:
+        while self._gate is not None and self._gate.exists():
+            if self._gate.read_text() == "busy":
+                raise ServiceError("SlowDown")
+            time.sleep(0.02)  # as long as the test wants it to hang
 
     def _after(self, fault: Fault | None) -> None:
         if fault in {Fault.LOST, Fault.TORN}:

@@ -20,7 +20,7 @@ DIGEST = digest_of(b"some bytes")
 def test_a_question_is_read_as_it_was_asked_and_fits_into_a_line(
     layers: frozenset[int], after: Version | None, kept: Version | None
 ) -> None:
-    question = Question(node=NodeId("node-1.rack-2"), layers=layers, after=after, kept=kept)
+    question = Question(node=NodeId("node-1.rack-2"), incarnation="5f1c", layers=layers, after=after, kept=kept)
     assert len(question.target) < 4000
     parts = urlsplit(question.target)
     assert parts.path == SNAPSHOTS

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -284,3 +286,31 @@ def test_the_agents_side_starts_without_torch() -> None:
     root = Path(__file__).resolve().parents[3] / "checkpoint"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, check=False)
     assert done.returncode == 0
+
+
+def test_giving_back_much_memory_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: dict[int, str] = {}
+    close = os.close
+
+    def told(fd: int) -> None:
+        size = os.fstat(fd).st_size
+        close(fd)
+        closed[size] = threading.current_thread().name
+
+    monkeypatch.setattr("holdfast_checkpoint.held_file.os.close", told)
+    me, tier = threading.current_thread().name, RamTier()
+    for layer, size in enumerate((1000, 64 << 20)):
+        incoming = tier.new_buffer(layer, 1, 1, size, "peer:b")
+        incoming.memory[:8] = LENGTH.pack(size)
+        incoming.commit(digest_of(incoming_of(size)))
+    tier.close()
+    deadline = time.monotonic() + 20
+    while len(closed) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert closed[1000] == me
+    assert closed[64 << 20] != me, "the kernel takes its time over it"
+
+
+def incoming_of(size: int) -> bytes:
+    return LENGTH.pack(size) + bytes(size - LENGTH.size)

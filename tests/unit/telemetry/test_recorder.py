@@ -6,9 +6,11 @@ import pytest
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import (
+    AckPhase,
     Action,
     Cause,
     LeaderRecord,
+    NodeAck,
     OutcomeRecord,
     Result,
     StopRecord,
@@ -311,3 +313,14 @@ def test_a_death_of_an_unknown_worker_names_the_worker(story: Story) -> None:
     assert ghost.worker == WorkerId("a#9")
     assert ghost.slot == SlotId(NodeId("a"), 0)
     assert story.texts(EventKind.WORKER_DIED) == ["the worker of a (a#9) died"]
+
+
+def test_a_restore_that_waits_for_the_storage_is_told_once(story: Story) -> None:
+    story.joined("a", "b").begun(1, "ab", Cause.START).stopped(1, "ab").started(1, plan("ab"))
+    for waits in ("503", "503", "", "no answer"):
+        ack = NodeAck(generation=1, node=NodeId("a"), incarnation="i1", phase=AckPhase.STOPPED, waits=waits)
+        story.put(KEYS.ack(1, NodeId("a")), ack)
+    assert story.texts(EventKind.RESTORE_WAITS) == [
+        "a waits for the storage that it restores from: 503",
+        "a waits for the storage that it restores from: no answer",
+    ]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.cli.checkpoints.choosing import list_some, open_repository
@@ -10,7 +10,7 @@ from holdfast.cli.checkpoints.listing import Listed, read_all
 from holdfast.cli.checkpoints.screen import byte_progress, print_json, warn
 from holdfast.cli.checkpoints.texts import size_text
 from holdfast_checkpoint.remote import Repository
-from holdfast_checkpoint.retention import Retention, expendable, garbage
+from holdfast_checkpoint.retention import Retention, being_read, expendable, garbage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +36,26 @@ def prune_checkpoints(url: str, retention: Retention, doing: Doing) -> None:
     repository = open_repository(url)
     plan = _plan(repository, read_all(repository, list_some(repository)), retention, verifies=doing.verifies)
     if doing.for_good:
-        for one in plan.going:
-            repository.delete(one.found.folder)
-            if not doing.as_json:
-                print(f"deleted {_text(one)}", flush=True)
+        plan = _delete(repository, plan, tells=not doing.as_json)
     if doing.as_json:
         print_json({"url": repository.url, "deleted": doing.for_good} | described(plan))
     else:
         print("\n".join(_lines(plan, for_good=doing.for_good)))
+
+
+def _delete(repository: Repository, plan: Plan, *, tells: bool) -> Plan:
+    """What became of it: one that somebody has begun to restore from since it was made stays."""
+    spared = []
+    for one in plan.going:
+        if being_read([repository.find(one.found.folder)], time.time()):
+            warn(f"{one.found.folder} stays: somebody has begun to restore from it")
+            spared.append(one)
+            continue
+        repository.delete(one.found.folder)
+        if tells:
+            print(f"deleted {_text(one)}", flush=True)
+    going = tuple(one for one in plan.going if one not in spared)
+    return replace(plan, going=going, staying=(*plan.staying, *spared))
 
 
 def described(plan: Plan) -> dict[str, Any]:
@@ -62,16 +74,17 @@ def _plan(repository: Repository, listed: Sequence[Listed], retention: Retention
 
     What a broken checkpoint is kept for, somebody who needs a state to go on from, it cannot do.
     """
-    found, run = [one.found for one in listed], _latest_run(listed)
+    found, run, now_s = [one.found for one in listed], _latest_run(listed), time.time()
+    used = being_read(found, now_s) | _newest_of_live_runs(listed, now_s - retention.garbage_age_s)
     broken = {one.found.folder for one in listed if one.found.is_committed and one.manifest is None}
-    going = expendable(found, retention, run=run, bad=broken)
+    going = expendable(found, retention, run=run, bad=broken, in_use=used)
     while verifies and going:
         newest = _newest_sound(listed, broken, run)
         if not _is_broken(repository, newest):
             break
         broken.add(newest.found.folder)
-        going = expendable(found, retention, run=run, bad=broken)
-    gone = {*going, *garbage(found, retention, now_s=time.time(), run=run)}
+        going = expendable(found, retention, run=run, bad=broken, in_use=used)
+    gone = {*going, *garbage(found, retention, now_s=now_s, run=run, in_use=used)}
     return Plan(
         going=tuple(one for one in listed if one.found.folder in gone),
         staying=tuple(one for one in listed if one.found.folder not in gone),
@@ -83,6 +96,13 @@ def _latest_run(listed: Sequence[Listed]) -> str | None:
     """The run that wrote last: it may have gone back to a step before those that another run left."""
     manifests = [one.manifest for one in listed if one.manifest is not None]
     return max(manifests, key=lambda manifest: manifest.created).run if manifests else None
+
+
+def _newest_of_live_runs(listed: Sequence[Listed], since_s: float) -> frozenset[str]:
+    """What each run would go on from that has written anything since: it may live."""
+    live = {one.found.run for one in listed if one.found.modified_s is not None and one.found.modified_s >= since_s}
+    newest = {one.found.run: one for one in listed if one.manifest is not None}  # later ones come later
+    return frozenset(one.found.folder for run, one in newest.items() if run in live)
 
 
 def _newest_sound(listed: Sequence[Listed], broken: set[str], run: str | None) -> Listed:

@@ -1,5 +1,7 @@
 """`ckpt prune`: what goes, what stays, and that nothing goes unasked."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from harness.storage.making import (
     make_unfinished,
     storage_of,
 )
+from holdfast_checkpoint.remote import Repository
 
 Holdfast = Callable[..., tuple[int, str, str]]
 Ckpt = Callable[..., Any]
@@ -65,7 +68,16 @@ def test_prune_does_not_take_a_checkpoint_with_a_corrupt_blob_for_the_one_to_kee
     assert [one["folder"] for one in told["going"]] == folders[:2]
 
 
+def grow_old(url: str, folder: str, days: float = 3) -> None:
+    """As if nothing had been written to it for so long."""
+    at_s = time.time() - 86_400 * days
+    for path in (storage_of(url) / folder).iterdir():
+        os.utime(path, (at_s, at_s))
+
+
 def test_prune_counts_the_run_that_wrote_last_as_the_newest(url: str, ckpt: Ckpt) -> None:
+    for folder in folders_of(url):
+        grow_old(url, folder)
     resumed = make_checkpoint(url, 15, Making(run="0" * 32, created="2026-01-03T00:00:00+00:00"))
 
     ckpt("prune", url, "--keep-last", 1, "--yes")
@@ -95,3 +107,52 @@ def test_prune_refuses_rules_that_make_no_sense(
 
     assert code == 2
     assert complaint in error
+
+
+def test_prune_leaves_alone_what_somebody_restores_from(url: str, ckpt: Ckpt) -> None:
+    before = folders_of(url)
+    Repository(url).say_reading(before[0])
+
+    told = ckpt("prune", url, "--keep-last", 1, "--yes")
+
+    assert [one["folder"] for one in told["going"]] == [before[1]]
+    assert folders_of(url) == [before[0], before[2]]
+
+
+def test_what_was_restored_from_long_ago_may_go(url: str, ckpt: Ckpt) -> None:
+    before = folders_of(url)
+    Repository(url).say_reading(before[0])
+    grow_old(url, before[0])
+
+    ckpt("prune", url, "--keep-last", 1, "--yes")
+
+    assert folders_of(url) == before[2:]
+
+
+def test_prune_spares_what_a_restore_begins_to_read_while_it_deletes(
+    url: str, ckpt: Ckpt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, delete = folders_of(url), Repository.delete
+
+    def begin_to_read(repository: Repository, folder: str) -> None:
+        delete(repository, folder)
+        repository.say_reading(before[1])
+
+    monkeypatch.setattr(Repository, "delete", begin_to_read)
+    told = ckpt("prune", url, "--keep-last", 1, "--yes")
+
+    assert [one["folder"] for one in told["going"]] == [before[0]]
+    assert folders_of(url) == before[1:]
+
+
+def test_prune_keeps_what_each_run_that_may_live_would_go_on_from(url: str, ckpt: Ckpt) -> None:
+    making = Making(run="other", created="2025-01-02T00:00:00+00:00")
+    older, newest = make_checkpoint(url, 4, making), make_checkpoint(url, 5, making)
+
+    ckpt("prune", url, "--keep-last", 1, "--yes")
+    assert newest in folders_of(url)
+    assert older not in folders_of(url)
+
+    grow_old(url, newest)
+    ckpt("prune", url, "--keep-last", 1, "--yes")
+    assert newest not in folders_of(url), "that run has written nothing for a day"

@@ -17,13 +17,16 @@ _NAMES = {dtype: name for name, dtype in _TORCH.items()}
 def name_of(dtype: torch.dtype, what: str) -> str:
     """Raises: ValueError: safetensors has no such dtype; `what` is for the message."""
     if dtype not in _NAMES:
-        raise ValueError(
-            f"{what} has dtype {dtype}, which safetensors cannot hold; convert it to one of {list(_TORCH)}"
-        )
+        raise ValueError(f"{what} has dtype {dtype}, which safetensors cannot hold; use one of {', '.join(_TORCH)}")
     return _NAMES[dtype]
 
 
+def is_known(name: str) -> bool:
+    return name in _TORCH
+
+
 def dtype_of(name: str) -> torch.dtype:
+    """Of one that is known."""
     return _TORCH[name]
 
 

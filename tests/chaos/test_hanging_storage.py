@@ -1,0 +1,117 @@
+"""A storage that hangs, or is away for long, costs checkpoints, and nothing else."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.ram import copies_of, flip_byte
+from harness.realrun.jobs import Ended, RunningJob, job, toy_spec
+from harness.storage.faulty import faulty_environment
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+STEPS = 24
+# Of about 16 kB of state: three slots at least, so that with four nodes each layer lies on one node alone.
+LAYOUT = {"depth": None, "memory_per_slot_bytes": 7_000}
+
+
+def events(running: RunningJob, kind: str) -> list[dict[str, Any]]:
+    try:
+        lines = (running.out / "events.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if f'"kind": "{kind}"' in line]
+
+
+class Stored:
+    """A storage that hangs, or refuses, while the test wants it to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate = folder / "gate"
+        self.arguments = ("--checkpoint", f"faulty://{folder}/checkpoints", "--checkpoint-every", "4")
+        self.environment = faulty_environment(folder / "known", rate=0, gate=self._gate)
+
+    def away(self, how: str) -> None:
+        self._gate.write_text(how)
+
+    def back(self) -> None:
+        self._gate.unlink()
+
+
+def test_a_storage_that_hangs_stops_neither_training_nor_recovery_from_ram_nor_the_end(
+    undisturbed: Ended, tmp_path: Path
+) -> None:
+    stored = Stored(tmp_path)
+    fields = {"snapshots": {"every": 1}, "nodes": {"min": 4}, "checkpoints": {"upload_s": 2.0}}
+    spec = toy_spec(tmp_path, params={"pause_s": 0.01}, steps=STEPS, layout=LAYOUT, **fields)
+    with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
+        running.wait_for(lambda run: bool(events(run, "checkpoint.committed")))
+        stored.away("hang")
+        step = running.step()
+        running.wait_for(lambda run: run.step() >= step + 5)  # an upload hangs by now
+        os.kill(running.nodes()["node-1"]["worker_pids"][0], signal.SIGKILL)
+        running.wait_for(lambda run: len(events(run, "generation.recovered")) > 0)
+        ended = running.end()
+
+    assert ended.code == 0, ended.output
+    assert ended.bits == undisturbed.bits
+    back = next(g for g in ended.report["generations"][1:] if g["layers_restored"])
+    assert "checkpoint" not in back["bytes_restored"], "from RAM"
+    logs = [line for path in (tmp_path / "out" / "logs").iterdir() for line in path.read_text().splitlines()]
+    assert any('"event": "storage.given_up"' in line for line in logs), "it was said"
+
+
+def test_a_node_that_drains_while_its_upload_hangs_is_gone_in_time(undisturbed: Ended, tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=STEPS, layout={"depth": None})
+    with job(spec, tmp_path / "out", "--nodes", "2", *stored.arguments, environment=stored.environment) as running:
+        running.wait_for(lambda run: bool(events(run, "checkpoint.committed")))
+        stored.away("hang")
+        step = running.step()
+        running.wait_for(lambda run: run.step() >= step + 5)
+        pid = running.nodes()["node-1"]["agent_pid"]
+        os.kill(pid, signal.SIGTERM)
+        begun_s = time.monotonic()
+        running.wait_for(lambda _: not Path(f"/proc/{pid}").exists() or "Z" in stat_of(pid), 25.0)
+        assert time.monotonic() - begun_s < 25, "before its deadline of 30 s"
+        stored.back()
+        ended = running.end()
+
+    assert ended.code == 0, ended.output
+    assert ended.bits == undisturbed.bits
+
+
+def stat_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.parametrize("how", ["busy", "hang"])
+def test_a_restore_waits_for_a_storage_that_is_away_and_says_so(undisturbed: Ended, tmp_path: Path, how: str) -> None:
+    stored = Stored(tmp_path)
+    fields = {"snapshots": {"every": 6}, "timeouts": {"start_s": 4.0}}
+    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=STEPS, layout=LAYOUT, **fields)
+    with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
+        running.wait_for(lambda run: bool(events(run, "checkpoint.committed")) and run.step() >= 9)
+        stored.away(how)
+        agents = {name: node["agent_pid"] for name, node in running.nodes().items()}
+        for pid in agents.values():
+            for copy in copies_of(pid):
+                flip_byte(copy)
+        os.killpg(agents["node-1"], signal.SIGKILL)
+        running.wait_for(lambda run: bool(events(run, "restore.waits")), 90.0)
+        begun = len(events(running, "generation.begun"))
+        time.sleep(10.0)  # two and a half times what a start may take
+        assert len(events(running, "generation.begun")) == begun, "nobody is blamed meanwhile"
+        stored.back()
+        ended = running.end(200.0)
+
+    assert ended.code == 0, ended.output
+    assert ended.bits == undisturbed.bits
+    assert any("checkpoint" in g["bytes_restored"] for g in ended.report["generations"])
