@@ -7,18 +7,19 @@
 130  killed by a second Ctrl-C
 """
 
-import json
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from holdfast import __version__
+from holdfast.cli.arguments import Json, Set, Spec, assignments
 from holdfast.cli.checkpoints.app import app as checkpoints
 from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
+from holdfast.cli.foresight import app as foresight
 from holdfast.errors import HoldfastError, UserCodeError, UserError, VersionError
 
 _EXIT_CODES = (
@@ -41,15 +42,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(checkpoints)
+app.add_typer(foresight)
 
-Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder of a run.", show_default=False)]
 Job = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of DIR: the job; else HOLDFAST_JOB.")]
 Store = Annotated[str | None, typer.Option(metavar="URL", help="The store the job is in; else HOLDFAST_STORE.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Set a field of the spec, such as program.params.width=128."),
-]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +59,6 @@ CheckpointEvery = Annotated[int | None, typer.Option(min=1, metavar="STEPS", hel
 Resume = Annotated[
     str, typer.Option(metavar="auto|never|STEP", help="auto: from the newest checkpoint in URL, if there is any.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -121,7 +117,7 @@ def run(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume,
-        overrides=_assignments(set_ or []),
+        overrides=assignments(set_ or []),
         faults=tuple(fault or []),
     )
     raise typer.Exit(run_job(wish, Options(out=out, overwrite=overwrite, plain=plain, as_json=as_json)))
@@ -132,7 +128,7 @@ def validate(spec: Spec, set_: Set = None, as_json: Json = False) -> None:
     """Check a spec and its Program without starting anything, and show the layers."""
     from holdfast.cli.validating import show_program
 
-    show_program(spec, _assignments(set_ or []), as_json=as_json)
+    show_program(spec, assignments(set_ or []), as_json=as_json)
 
 
 @app.command(epilog=_SECRETS)
@@ -167,7 +163,7 @@ def submit(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume,
-        overrides=_assignments(set_ or []),
+        overrides=assignments(set_ or []),
     )
     raise typer.Exit(submit_job(wish, submission))
 
@@ -348,25 +344,6 @@ def _folder_and_node(names: list[str]) -> tuple[Path | None, str]:
     if len(names) > 2:
         raise UserError(f"{' '.join(names)}: should be DIR NODE, or NODE with --job and --store")
     return (Path(names[0]) if len(names) == 2 else None), names[-1]
-
-
-def _assignments(texts: list[str]) -> dict[str, Any]:
-    """`path=value`, the value read as JSON where it is that, else as YAML (so `3e-4` is a number and `8GiB` text)."""
-    import yaml
-
-    chosen: dict[str, Any] = {}
-    for text in texts:
-        path, equals, value = text.partition("=")
-        if not equals or not path or not all(path.split(".")):
-            raise UserError(f"--set {text!r}: should be PATH=VALUE, such as --set program.params.width=128")
-        try:
-            chosen[path] = json.loads(value)
-        except ValueError:
-            try:
-                chosen[path] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise UserError(f"--set {text!r}: the value is neither JSON nor YAML: {error}") from error
-    return chosen
 
 
 def main() -> None:

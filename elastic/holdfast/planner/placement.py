@@ -65,10 +65,13 @@ def _assigned(site: Site) -> tuple[SlotId, ...]:
                 taken[rank] = slot
             continue
         scale = 2 * len(ranks) + 1  # More than all ties together can cost.
-        costs = []
-        for rank in ranks:
-            at = site.places[rank]
-            costs.append([site.lacking(slot, at.layers) * scale + _distance(home.get(slot), at) for slot in slots])
+        homes = [home.get(slot) for slot in slots]
+        spans = {site.places[rank].layers for rank in ranks}
+        lacking = {span: [site.lacking(slot, span) * scale for slot in slots] for span in spans}
+        costs = [
+            [size + _distance(near, at) for size, near in zip(lacking[at.layers], homes, strict=True)]
+            for at in map(site.places.__getitem__, ranks)
+        ]
         for rank, column in zip(ranks, assign(costs), strict=True):
             taken[rank] = slots[column]
     return tuple(slot for slot in taken if slot is not None)

@@ -14,20 +14,24 @@ from holdfast.planner.cost import pipeline_time
 _SHORTFALL_MAX = 16
 # The comparison takes time with the square of the pipelines: 64 of them some 0.1 s.
 _WEIGHED_PIPELINES_MAX = 64
+# Of the fractions in which rates are counted.
+_RATE_BITS = 96
 
 _Ends: TypeAlias = dict[int, tuple[int, int, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pace:
-    """How fast a pipeline is: its depth, and the ticks of its slowest stage for one microbatch."""
+    """How fast a pipeline is: its depth, the ticks of its slowest stage for one microbatch, and those that a microbatch
+    alone takes through all stages and back."""
 
     depth: int
     bottleneck: int
+    latency: int
 
     def time(self, blocks: int, block_size: int) -> int:
         """Ticks for a step with so many blocks."""
-        return pipeline_time(blocks * block_size, self.depth, self.bottleneck)
+        return pipeline_time(blocks * block_size, self.latency, self.bottleneck)
 
     def blocks_least(self, block_size: int) -> int:
         """1F1B needs at least as many microbatches as stages."""
@@ -35,26 +39,32 @@ class Pace:
 
     def blocks_within(self, ticks: int, block_size: int) -> int:
         """The most blocks it finishes in so many ticks."""
-        return (ticks // self.bottleneck - self.depth + 1) // block_size
+        return ((ticks - self.latency) // self.bottleneck + 1) // block_size
 
 
 def makespan(kinds: Mapping[Pace, int], blocks: int, block_size: int) -> int | None:
     """The fewest ticks in which these pipelines, so many of each pace, can do all blocks; None where there are too few
     blocks for them.
 
-    Bisection over whole ticks: what all pipelines finish by a time only grows with that time.
+    From the time that it would take if blocks could be divided at will, which is never more, from one end of a block to
+    the next.
     """
     if sum(count * pace.blocks_least(block_size) for pace, count in kinds.items()) > blocks:
         return None
-    low = max(pace.time(pace.blocks_least(block_size), block_size) for pace in kinds)
-    high = max(low, min(pace.time(blocks, block_size) for pace in kinds))
-    while low < high:
-        middle = (low + high) // 2
-        if sum(count * pace.blocks_within(middle, block_size) for pace, count in kinds.items()) >= blocks:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    ticks = max(pace.time(pace.blocks_least(block_size), block_size) for pace in kinds)
+    # Rates are rounded up, so that the time is rounded down.
+    rates = {pace: -(-(count << _RATE_BITS) // (pace.bottleneck * block_size)) for pace, count in kinds.items()}
+    done = (blocks << _RATE_BITS) + sum(rate * (pace.latency - pace.bottleneck) for pace, rate in rates.items())
+    ticks = max(ticks, done // sum(rates.values()))
+    taken = {pace: pace.blocks_within(ticks, block_size) for pace in kinds}
+    missing = blocks - sum(count * taken[pace] for pace, count in kinds.items())
+    ends = [(pace.time(taken[pace] + 1, block_size), pace) for pace in kinds] if missing > 0 else []
+    heapify(ends)
+    while missing > 0:
+        ticks, pace = ends[0]
+        missing -= kinds[pace]
+        heapreplace(ends, (ticks + pace.bottleneck * block_size, pace))
+    return ticks
 
 
 def share(paces: Sequence[Pace], blocks: int, block_size: int) -> tuple[Span, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import __version__
-from holdfast.cli.main import _assignments
+from holdfast.cli.arguments import assignments
 from holdfast.errors import UserError
 
 Holdfast = Callable[..., tuple[int, str, str]]
@@ -20,7 +20,8 @@ def test_help_names_the_commands_and_the_exit_codes(holdfast: Holdfast) -> None:
     code, output, _ = holdfast("--help")
 
     assert code == 0
-    for word in ("run", "validate", "submit", "agent", "status", "drain", "stop", "events", "Exit codes", "130"):
+    commands = ("run", "validate", "submit", "agent", "status", "drain", "stop", "events", "ckpt", "profile", "plan")
+    for word in (*commands, "simulate", "Exit codes", "130"):
         assert word in output
 
 
@@ -149,7 +150,7 @@ def test_a_folder_without_a_run_is_refused(holdfast: Holdfast, tmp_path: Path, c
 
 
 def test_values_are_read_as_json_then_as_yaml() -> None:
-    read = _assignments(["a.b=3e-4", "a.c=8GiB", "d=[1, 2]", "e=true", "f=", "g=x=y", "h=null"])
+    read = assignments(["a.b=3e-4", "a.c=8GiB", "d=[1, 2]", "e=true", "f=", "g=x=y", "h=null"])
 
     assert read == {"a.b": 3e-4, "a.c": "8GiB", "d": [1, 2], "e": True, "f": None, "g": "x=y", "h": None}
 
@@ -157,7 +158,7 @@ def test_values_are_read_as_json_then_as_yaml() -> None:
 @pytest.mark.parametrize("text", ["=3", "steps", "a..b=3", ".a=3"])
 def test_an_assignment_without_a_path_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="should be PATH=VALUE"):
-        _assignments([text])
+        assignments([text])
 
 
 def test_refusing_takes_no_wait_for_a_dead_run(holdfast: Holdfast, tmp_path: Path) -> None:

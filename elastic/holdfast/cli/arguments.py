@@ -1,0 +1,35 @@
+"""Arguments that several commands take, and how they are read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.errors import UserError
+
+Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Set a field of the spec, such as program.params.width=128."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """`path=value`, the value read as JSON where it is that, else as YAML (so `3e-4` is a number and `8GiB` text)."""
+    import yaml
+
+    chosen: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path or not all(path.split(".")):
+            raise UserError(f"--set {text!r}: should be PATH=VALUE, such as --set program.params.width=128")
+        try:
+            chosen[path] = json.loads(value)
+        except ValueError:
+            try:
+                chosen[path] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UserError(f"--set {text!r}: the value is neither JSON nor YAML: {error}") from error
+    return chosen

@@ -1,0 +1,254 @@
+"""`holdfast profile`: what the layers cost on this machine, measured in processes of their own and kept in a file."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from holdfast.agent.program_source import source_sha256
+from holdfast.cli.preparing import Inspected, inspect_program
+from holdfast.errors import JobFailedError, UserCodeError, UserError
+from holdfast.planner.profile import Link, Profile
+from holdfast.planner.profile_json import profile_from_json, profile_to_json
+from holdfast.spec import load_spec, parse_bytes
+
+_PROCESSES_MAX = 8
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileWish:
+    """What `holdfast profile` was asked for. `bandwidth`, `latency_s`: of what joins the nodes, in bytes a second."""
+
+    spec: Path
+    out: Path | None = None
+    overrides: Mapping[str, Any]
+    bandwidth: str | None = None
+    latency_s: float | None = None
+    again: bool = False
+
+
+def make_profile(wish: ProfileWish, *, as_json: bool) -> None:
+    """Measure, unless it is known already, write it and print it.
+
+    Raises:
+        UserError: the spec or the Program is wrong, or the file cannot be written.
+        UserCodeError: the user's code raised.
+        JobFailedError: a process that measures failed.
+    """
+    bytes_per_s = _bytes_per_s(wish.bandwidth)
+    if wish.out is not None and not wish.out.absolute().parent.is_dir():
+        raise UserError(
+            f"-o {wish.out}: there is no folder {wish.out.absolute().parent}; make it, or give another file"
+        )
+    spec = load_spec(wish.spec, dict(wish.overrides))
+    inspected = inspect_program(spec, wish.spec.absolute().parent)
+    known = None if wish.again else known_profile(inspected)
+    profile = _with_link(known or measure(inspected), bytes_per_s, wish.latency_s)
+    text = profile_to_json(profile)
+    if wish.out is not None:
+        try:
+            wish.out.write_text(text)
+        except OSError as error:
+            raise UserError(f"-o {wish.out}: {error.strerror}; give a file that can be written") from error
+    if as_json:
+        print(text, end="")
+        return
+    console = Console()
+    console.print(layers_table(profile, inspected))
+    console.print(
+        "\n".join(_lines(profile, inspected, wish.out, is_known=known is not None)), highlight=False, soft_wrap=True
+    )
+
+
+def layers_table(profile: Profile, inspected: Inspected) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{inspected.spec.name}: a microbatch of {inspected.program.microbatch}")
+    table.add_column("layer")
+    for header in ("forward", "backward", "update", "state", "saved", "output"):
+        table.add_column(header, justify="right")
+    for layer in profile.layers:
+        times = (milliseconds(value) for value in (layer.forward_s, layer.backward_s, layer.update_s))
+        sizes = (size_text(value) for value in (layer.state_bytes, layer.activation_bytes, layer.output_bytes))
+        table.add_row(layer.name, *times, *sizes)
+    return table
+
+
+def _lines(profile: Profile, inspected: Inspected, out: Path | None, *, is_known: bool) -> list[str]:
+    link = profile.between_nodes
+    lines = [
+        f"beside its layers a stage takes {milliseconds(profile.stage_s)} a microbatch, a step "
+        f"{milliseconds(profile.fixed_s)}, reading a microbatch {milliseconds(profile.load_s)}",
+        f"between nodes {size_text(link.bytes_per_s)}/s and {milliseconds(link.latency_s)}; measured on this machine "
+        "unless --bandwidth and --latency say what joins the nodes",
+    ]
+    if inspected.spec.device == "cpu":
+        lines.append(f"with all cores busy each computes at {profile.crowded_speed:.0%} of its speed alone")
+    lines.append(f"fingerprint {profile.fingerprint}{', measured before (--again measures anew)' if is_known else ''}")
+    return [*lines, f"written to {out}"] if out is not None else lines
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def read_profile(path: Path, inspected: Inspected) -> Profile:
+    """Raises: UserError: it cannot be read, or is of another Program."""
+    try:
+        profile = profile_from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--profile {path}: cannot be read: {error}; give a file of `holdfast profile`") from error
+    here, there = [layer.name for layer in inspected.facts.layers], [layer.name for layer in profile.layers]
+    if here != there:
+        odd = next((n for n, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+        what = f"layer {there[odd]!r} where it has {here[odd]!r}" if odd is not None else f"{len(there)} layers"
+        raise UserError(
+            f"--profile {path}: is of another Program: it has {what} (the spec's has {len(here)} layers); measure this "
+            f"one with `holdfast profile SPEC -o {path}`"
+        )
+    return profile
+
+
+def known_profile(inspected: Inspected) -> Profile | None:
+    """What was measured here before of the same Program on the same device."""
+    path = _cache_path(fingerprint(inspected))
+    with contextlib.suppress(OSError, UserError):
+        return profile_from_json(path.read_text(), str(path))
+    return None
+
+
+def fingerprint(inspected: Inspected) -> str:
+    """Of all that a profile depends on: code, layers, microbatch, dtypes, optimizer, device, torch."""
+    import torch
+
+    spec, identity = inspected.spec, inspected.identity
+    has_gpu = spec.device != "cpu" and torch.cuda.is_available()
+    parts = {
+        "layers": identity["layers"],
+        "order": identity["order"],
+        "source": source_sha256(spec.program.entry, inspected.base),
+        "params": dict(spec.program.params),
+        "optimizer": identity["optimizer"],
+        "microbatch": inspected.program.microbatch,
+        "reduction": spec.reduction,
+        "device": torch.cuda.get_device_name() if has_gpu else f"cpu {_cpu_name()} x{os.cpu_count()}",
+        "threads": os.environ.get("OMP_NUM_THREADS", "1"),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def measure(inspected: Inspected) -> Profile:
+    """In processes of their own, as many as a machine has cores (but not too many); keeps it for `known_profile`.
+
+    Raises:
+        UserCodeError: the user's code raised.
+        JobFailedError: a process that measures failed.
+    """
+    spec = inspected.spec
+    processes = max(2, min(os.cpu_count() or 1, _PROCESSES_MAX)) if spec.device == "cpu" else 2
+    order = {
+        "spec": spec.model_dump(mode="json"),
+        "base": str(inspected.base),
+        "fingerprint": fingerprint(inspected),
+        "processes": processes,
+    }
+    with tempfile.TemporaryDirectory(prefix="holdfast-profile-") as name:
+        folder = Path(name)
+        (folder / "order.json").write_text(json.dumps(order))
+        _run(folder, processes)
+        text = (folder / "profile.json").read_text()
+    profile = profile_from_json(text, "the measured profile")
+    with contextlib.suppress(OSError):  # it is kept where it can be
+        path = _cache_path(profile.fingerprint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return profile
+
+
+def _run(folder: Path, processes: int) -> None:
+    running = []
+    for rank in range(processes):
+        command = [sys.executable, "-m", "holdfast.worker.profiling", str(folder), str(rank)]
+        with (folder / f"log-{rank}").open("wb") as log:
+            # What the user's code prints is not ours to show among JSON.
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log))
+    try:
+        while any(process.poll() is None for process in running) and not any(process.poll() for process in running):
+            time.sleep(_LOOK_S)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    failed = [rank for rank, process in enumerate(running) if process.returncode]
+    if failed:
+        raise _failure(folder, running, failed)
+
+
+def _failure(folder: Path, running: Sequence[subprocess.Popen[bytes]], failed: Sequence[int]) -> Exception:
+    """The first rank's own word, where it left one; the others may just have lost it."""
+    for rank in failed:
+        path = folder / f"error-{rank}.json"
+        if path.exists():
+            report = json.loads(path.read_text())
+            text = report["traceback"].rstrip()
+            return UserCodeError(text) if report["is_users"] else JobFailedError(f"profile: it failed:\n{text}")
+    rank = failed[0]
+    last = (folder / f"log-{rank}").read_text(errors="replace").strip().splitlines()[-5:]
+    status = running[rank].returncode
+    return JobFailedError("\n".join([f"profile: a process that measures ended with status {status}", *last]))
+
+
+def _bytes_per_s(bandwidth: str | None) -> float | None:
+    if bandwidth is None:
+        return None
+    try:
+        read = float(str(parse_bytes(bandwidth)))
+    except ValueError:
+        read = 0.0
+    if read <= 0:
+        raise UserError(f"--bandwidth {bandwidth}: should be bytes a second above 0, such as 1.2GB")
+    return read
+
+
+def _with_link(profile: Profile, bytes_per_s: float | None, latency_s: float | None) -> Profile:
+    """With what joins the nodes as the user says; what was measured joins processes of one machine."""
+    link = profile.between_nodes
+    link = Link(
+        bytes_per_s=bytes_per_s if bytes_per_s is not None else link.bytes_per_s,
+        latency_s=latency_s if latency_s is not None else link.latency_s,
+    )
+    return replace(profile, between_nodes=link)
+
+
+def _cache_path(name: str) -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "holdfast" / "profiles" / f"{name}.json"
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown"
