@@ -2,7 +2,7 @@
 
 Losses come in moments: a cloud that takes nodes back takes several at once. So moments are counted
 apart from the nodes that go in them. Each is estimated with a Gamma prior for a Poisson count (Gelman et al.,
-Bayesian Data Analysis, section 2.6), which a few hours outweigh. The forecast that losses now are more or less
+Bayesian Data Analysis), which a few hours outweigh. The forecast that losses now are more or less
 frequent than ever forgets old ones; it is used only while it foretold the recent past better than none.
 """
 

@@ -102,7 +102,9 @@ class Snapshots:
         """A generation begins; what was begun before it counts only if it starts from there."""
         self._kept, self._generation = start.kept, start.generation
         self._checkpoint_step = self._checkpoint_before = start.checkpoint_step
-        self._taken_step, self._due_step, self._backoff = None, start.version.step, 1
+        # Where nobody asked for fixed steps, the first step after a change is not made slower by a copy.
+        first = start.version.step + (self._settings.every is None)
+        self._taken_step, self._due_step, self._backoff = None, first, 1
         self._failed, self._voted_s = False, None
         if self._begun != start.version:
             self._begun = None

@@ -24,7 +24,7 @@ class Costs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParcaeCosts:
-    """Parcae's constants (NSDI'24, section 8 and its public cost model) for a given set of actions.
+    """Parcae's constants (NSDI'24 and its public cost model) for a given set of actions.
 
     Where stages keep their layers and only pipelines go, groups are made anew (intra-stage migration). Otherwise the
     model is built anew too, and layers travel at the link's measured speed: to all who lack some at once, the node that

@@ -23,7 +23,7 @@ _WEIGHED = 8
 
 
 class ParcaeMoves:
-    """What a migration is expected to take (NSDI'24, section 5.2).
+    """What a migration is expected to take (NSDI'24).
 
     Intra-stage: some pipelines go, of every stage enough replicas are left: groups are made anew. Inter-stage: a node
     takes over a stage: the model is built anew and the largest stage that is short travels; stages of which nobody
@@ -120,7 +120,7 @@ class ParcaeReactive:
 
 
 class ParcaeFuture:
-    """Liveput with the true future (NSDI'24, section 6; the paper's Parcae-Ideal): before each minute, the
+    """Liveput with the true future (NSDI'24; the paper's Parcae-Ideal): before each minute, the
     sequence of layouts for the next eight that commits most, migrations included, by dynamic programming.
 
     It knows how many nodes come and go, not who. Every minute the first layout of the best sequence is taken, with what

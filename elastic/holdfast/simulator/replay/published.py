@@ -32,7 +32,7 @@ class Setting:
 
 
 class Varuna:
-    """Job morphing (Athlur et al., EuroSys'22, sections 4 to 6): checkpoints to cloud storage, and after a change of
+    """Job morphing (Athlur et al., EuroSys'22): checkpoints to cloud storage, and after a change of
     membership a restart of all processes from the last one, at the best D x P for the nodes there are.
 
     Assumes: a checkpoint every 16 steps, written in the background at no cost; a loss throws away what came after it;
@@ -93,7 +93,7 @@ class Varuna:
 
 
 class Bamboo:
-    """Redundant computation (Thorpe et al., NSDI'23, sections 4 and 5): every node also holds the layers of the next
+    """Redundant computation (Thorpe et al., NSDI'23): every node also holds the layers of the next
     stage of its pipeline and computes their forward pass in the bubble; when that one is lost it takes over.
 
     Assumes: pipelines of one fixed depth, `depth`, deep enough that two stages fit where one had to; a tenth of the
@@ -162,7 +162,7 @@ class Bamboo:
 
 
 class Oobleck:
-    """Pipeline templates (Jang et al., SOSP'23, sections 3 to 5): at least f + 1 pipelines of different depth that use
+    """Pipeline templates (Jang et al., SOSP'23): at least f + 1 pipelines of different depth that use
     every node they can, and at once after a change others made of the same templates, without a restart.
 
     Assumes: f = 1; the fastest such layout after every change that touches it or betters it, whatever that takes;
