@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from holdfast_checkpoint.aside import map_aside
 from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
-from holdfast_checkpoint.errors import CorruptError
+from holdfast_checkpoint.errors import CorruptError, StorageBusyError
 from holdfast_checkpoint.storage import Storage
 
 # Read at once into one place: enough to use a network well, little enough to hold several.
@@ -31,13 +31,15 @@ class VerifiedReader:
     def fill(self, path: str, digest: Digest, start: int, buffer: memoryview, what: str) -> None:
         """`start` and the end lie on chunks. Read once more if it is wrong: it may be so on its way only.
 
-        Raises: CorruptError.
+        Raises:
+            CorruptError: it is not what was written.
+            StorageBusyError: less is handed out than the storage says that there is.
         """
         for is_last in (False, True):
             try:
                 self._fill_once(path, digest, start, buffer, what)
                 return
-            except CorruptError:
+            except (CorruptError, StorageBusyError):
                 if is_last:
                     raise
 
@@ -64,6 +66,11 @@ class VerifiedReader:
     def _fill_once(self, path: str, digest: Digest, start: int, buffer: memoryview, what: str) -> None:
         count = self._storage.read_into(path, start, buffer)
         if count != len(buffer):
+            if (stored := self._storage.size_of(path)) == digest.size:
+                url, end = self._storage.url_of(path), start + (count or 0)
+                raise StorageBusyError(
+                    f"{url} has {stored} bytes, and what was read of it ended at {end}; try again later"
+                )
             raise self._wrong_size(path, None if count is None else start + count, digest.size, what)
         name = f"{what} in {self._storage.url_of(path)}"
         for chunk, begin, end in chunks_of(digest, start, start + len(buffer)):
