@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.cli.screen import Line
-from holdfast.telemetry.live import RunState, RunView
+from holdfast.telemetry.live import RunView
 from holdfast.telemetry.report import StageReport
 from holdfast.telemetry.roster import NodeState
+from holdfast.telemetry.run_state import RunState
 
 _EVENTS_SHOWN = 8
 _REFRESH_S = 0.1

@@ -2,24 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from holdfast.model.ids import NodeId
 from holdfast.model.records import Action, OutcomeRecord
 from holdfast.telemetry.report import PipelineReport
 from holdfast.telemetry.roster import NodeStatus
 from holdfast.telemetry.run_event import RunEvent
+from holdfast.telemetry.run_state import RunState
 from holdfast.telemetry.timeline import Generation, Timeline
 
 _RATE_COMMITS = 10
-
-
-class RunState(StrEnum):
-    STARTING = "starting"  # nothing ran yet
-    TRAINING = "training"
-    RESHAPING = "reshaping"  # a generation was written whose members are not all ready
-    HOLDING = "holding"  # too few nodes: the state is held
-    FINISHED = "finished"  # the outcome is known, or the final weights are being written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

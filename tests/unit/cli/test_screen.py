@@ -8,9 +8,10 @@ from rich.console import Console
 from holdfast.cli.live import draw
 from holdfast.cli.screen import Line, PlainScreen
 from holdfast.model.ids import NodeId
-from holdfast.telemetry.live import RunState, RunView
+from holdfast.telemetry.live import RunView
 from holdfast.telemetry.report import PipelineReport, StageReport
 from holdfast.telemetry.roster import NodeState, NodeStatus
+from holdfast.telemetry.run_state import RunState
 
 
 def view(*, running: bool) -> RunView:

@@ -18,9 +18,9 @@ from holdfast.model.records import (
     Transfer,
     Version,
 )
-from holdfast.telemetry.live import RunState
 from holdfast.telemetry.roster import NodeState
 from holdfast.telemetry.run_event import EventKind
+from holdfast.telemetry.run_state import RunState
 from unit.telemetry.conftest import KEYS, Story, commit, plan, ready, slot, worker
 
 

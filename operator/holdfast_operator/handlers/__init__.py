@@ -1,0 +1,1 @@
+"""The asyncio shell: what is seen of the cluster and the rendezvous, and what is done to them."""

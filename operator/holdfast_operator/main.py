@@ -1,0 +1,5 @@
+"""`holdfast-operator`."""
+
+
+def main() -> None:
+    raise SystemExit("not there yet")

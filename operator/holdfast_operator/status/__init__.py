@@ -1,0 +1,1 @@
+"""What the status of an `ElasticJob` tells: conditions, phase, counters."""
