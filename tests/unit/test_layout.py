@@ -30,7 +30,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 }
 IMPURE_CALLS = {"__import__", "input", "open", "print"}
 # Modules that only an extra makes importable, and the package that shows whether it is there.
-NEEDS_EXTRA = {"holdfast.stores.etcd": "aetcd"}
+NEEDS_EXTRA = {"holdfast.stores.etcd": "aetcd", "holdfast_operator": "kubernetes"}
 
 LOAD_EACH = """
 import importlib, json, sys
@@ -82,11 +82,12 @@ def names_called(source: str) -> set[str]:
 
 def modules_in(package: str) -> list[str]:
     """`package` and every module below it that can be imported here, without importing any."""
-    base = ROOT / ("checkpoint" if package.startswith("holdfast_checkpoint") else "elastic")
+    component = next(folder for folder in COMPONENTS if (ROOT / folder / package.partition(".")[0]).is_dir())
+    base = ROOT / component
     path = base / Path(*package.split("."))
     if path.with_suffix(".py").is_file():
         return [package]
-    assert (path / "__init__.py").is_file(), f"{package} is neither a module nor a package of {RUNTIME.parent}"
+    assert (path / "__init__.py").is_file(), f"{package} is neither a module nor a package of {base}"
     below = (found.relative_to(base).with_suffix("") for found in sources(path))
     names = {".".join(found.parts).removesuffix(".__init__") for found in below if found.name != "__main__"}
     absent = [name for name, extra in NEEDS_EXTRA.items() if importlib.util.find_spec(extra) is None]
