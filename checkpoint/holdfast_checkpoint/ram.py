@@ -194,10 +194,14 @@ class RamTier:
         found = self._whole(list(named))
         return tuple(sorted(found, key=lambda copy: (_KINDS.index(copy.kind), copy.origin)))
 
+    def copies(self) -> tuple[Copy, ...]:
+        """All that are whole."""
+        return tuple(self._whole(list(self._copies.values())))
+
     def versions(self) -> Mapping[tuple[int, int], frozenset[int]]:
         """By (step, generation), ascending: the layers of which a whole copy is here."""
         found: dict[tuple[int, int], set[int]] = {}
-        for copy in self._whole(list(self._copies.values())):
+        for copy in self.copies():
             found.setdefault(copy.version, set()).add(copy.layer)
         return {version: frozenset(found[version]) for version in sorted(found)}
 

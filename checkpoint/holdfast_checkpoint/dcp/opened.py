@@ -6,9 +6,11 @@ from types import TracebackType
 
 from torch import Tensor
 
+from holdfast_checkpoint.dcp.agent_copies import agent_copies
 from holdfast_checkpoint.dcp.catalog import saved_state
 from holdfast_checkpoint.dcp.host_memory import HostMemory
 from holdfast_checkpoint.dcp.landing import Landing, landings, waves
+from holdfast_checkpoint.dcp.local_agent import LocalAgent
 from holdfast_checkpoint.dcp.ranges import Wanted, read_ranges
 from holdfast_checkpoint.dcp.saved import SavedChunk, SavedState
 from holdfast_checkpoint.dcp.sources import LocalSource, Source, source_of
@@ -31,12 +33,17 @@ class Box:
 class OpenCheckpoint:
     """Files are opened when they are first read, and closed with it."""
 
-    def __init__(self, repository: Repository, folder: str, manifest: Manifest) -> None:
-        """Raises: CheckpointError: what the manifest says does not make up whole tensors."""
+    def __init__(
+        self, repository: Repository, folder: str, manifest: Manifest, agent: LocalAgent | None = None
+    ) -> None:
+        """`agent`: of this machine. Raises: CheckpointError: what the manifest says does not make up whole tensors."""
         self.repository, self.folder, self.manifest = repository, folder, manifest
         self._blobs = {entry.layer: entry for entry in manifest.blobs}
         # This host's memory first, if a writer left copies there.
-        near = [LocalSource(copies, is_optional=True) for copies in HostMemory(repository.url).copies(folder)]
+        near: list[Source] = [
+            LocalSource(copies, is_optional=True) for copies in HostMemory(repository.url).copies(folder)
+        ]
+        near += agent_copies(agent, folder) if agent is not None else []
         self._sources: list[Source] = [*near, source_of(repository, folder)]
         self.state: SavedState = saved_state(self._sources, manifest, f"{repository.url}/{folder}")
 

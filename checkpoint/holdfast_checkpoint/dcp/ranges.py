@@ -123,13 +123,15 @@ class _Reader:
 
     def read(self, run: _Run) -> None:
         """In a thread of the pool."""
-        candidates = [source for source in self._sources if source.has(run[0].entry)]
-        for source in candidates[:-1]:
+        entry = run[0].entry
+        for source in self._sources[:-1]:
+            if not source.has(entry):
+                continue
             try:
                 return self._read_from(source, run)
             except CheckpointError as error:
-                log.warning("checkpoint.copy_skipped", extra={"blob": source.what(run[0].entry), "error": str(error)})
-        self._read_from(candidates[-1], run)
+                log.warning("checkpoint.copy_skipped", extra={"blob": source.what(entry), "error": str(error)})
+        self._read_from(self._sources[-1], run)
 
     def _read_from(self, source: Source, run: _Run) -> None:
         # From near, chunk by chunk: each is in the cache when its checksum is made.

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +20,14 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.futures import Future
 
+from holdfast_checkpoint.dcp.agreeing import chosen_folder
+from holdfast_checkpoint.dcp.finding import Finder
+from holdfast_checkpoint.dcp.local_agent import local_agent
 from holdfast_checkpoint.dcp.objects import packed
 from holdfast_checkpoint.dcp.opened import Box, OpenCheckpoint
 from holdfast_checkpoint.dcp.saved import SavedChunk, SavedState, SavedTensor
 from holdfast_checkpoint.dtypes import dtype_of
-from holdfast_checkpoint.errors import CheckpointError, StorageBusyError, UnfinishedError
+from holdfast_checkpoint.errors import StorageBusyError
 from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
@@ -41,13 +45,16 @@ class HoldfastReader(StorageReader):
         url: str | os.PathLike[str],
         step: int | None = None,
         *,
+        agent: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`threads`: that read at once (default: as many as there are cores, up to 8)."""
+        """`agent`: the socket of this machine's agent, else HOLDFAST_AGENT; what it and others hold in memory is taken
+        before what is stored. `threads`: that read at once (default: as many as there are cores, up to 8)."""
         self._url, self._wanted_step, self._threads = os.fspath(url), step, threads
-        self._storage_options = storage_options
+        self._agent_path, self._storage_options = agent, storage_options
         self._error: Exception | None = None
+        self._finder: Finder | None = None
         self._opened: OpenCheckpoint | None = None
 
     @property
@@ -59,13 +66,16 @@ class HoldfastReader(StorageReader):
         """A `checkpoint_id` given to `dcp.load` takes the place of the URL."""
         if checkpoint_id is not None:
             self._url = os.fspath(checkpoint_id)
-        self._error, self._opened = None, None
+        self._error, self._finder, self._opened = None, None, None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         # An error here is not raised: it would make torch look for another kind of checkpoint, on this rank alone,
         # and the ranks would wait for each other for ever. `set_up_storage_reader`, right after, raises it.
         try:
-            self._opened = _open(self._url, self._wanted_step, self._storage_options)
+            agent = local_agent(self._agent_path, Repository(self._url, storage_options=self._storage_options).url)
+            self._finder = Finder(self._url, self._wanted_step, self._storage_options, agent)
+            with closing(self._finder):
+                self._opened = self._finder.find()
         except Exception as error:  # of the storage, of its client, of a manifest; raised a moment later
             self._error = error
             return Metadata(state_dict_metadata={})
@@ -76,16 +86,21 @@ class HoldfastReader(StorageReader):
             raise self._error
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        return plan
+        assert self._finder is not None, "the metadata were read"
+        return replace(plan, storage_data=self._finder.readable(self._checkpoint()))
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """All ranks take the coordinator's checkpoint: a newer one may have been committed while they looked."""
-        return [replace(plan, storage_data=self._checkpoint().folder) for plan in plans]
+        """All ranks take the coordinator's checkpoint: a newer one may have been committed while they looked. Unless a
+        rank cannot read that one, since it was left with agents and that rank has none."""
+        folder = chosen_folder(self._checkpoint().folder, [plan.storage_data for plan in plans])
+        return [replace(plan, storage_data=folder) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        opened = self._opened = _as_planned(self._checkpoint(), plan.storage_data)
-        with opened:
-            filled = _fill(opened, plan, planner, self._threads)
+        assert self._finder is not None, "the metadata were read"
+        with closing(self._finder):
+            opened = self._opened = _as_planned(self._finder, self._checkpoint(), plan.storage_data)
+            with opened:
+                filled = _fill(opened, plan, planner, self._threads)
         for item, target in filled:
             planner.commit_tensor(item, target)
         log.info("checkpoint.loaded", extra={"url": self._url, "folder": opened.folder, "step": self.step})
@@ -104,20 +119,11 @@ class HoldfastReader(StorageReader):
         return self._opened
 
 
-def _open(url: str, step: int | None, storage_options: Mapping[str, Any] | None) -> OpenCheckpoint:
-    def on_bad(folder: str, error: CheckpointError) -> None:
-        level = logging.INFO if isinstance(error, UnfinishedError) else logging.WARNING
-        log.log(level, "checkpoint.skipped", extra={"url": url, "folder": folder, "error": str(error)})
-
-    repository = Repository(url, storage_options=storage_options)
-    return OpenCheckpoint(repository, *repository.newest(step, on_bad))
-
-
-def _as_planned(opened: OpenCheckpoint, folder: str) -> OpenCheckpoint:
+def _as_planned(finder: Finder, opened: OpenCheckpoint, folder: str) -> OpenCheckpoint:
     """The coordinator's checkpoint; for a rank that saw another one, and planned its reads by that, if they fit."""
     if folder == opened.folder:
         return opened
-    other = OpenCheckpoint(opened.repository, folder, opened.repository.read_manifest(folder))
+    other = finder.open(folder)
     if _shapes(other.state) != _shapes(opened.state):
         raise StorageBusyError(
             f"{opened.repository.url}: ranks saw different newest checkpoints, {opened.folder} and {folder}, since one "

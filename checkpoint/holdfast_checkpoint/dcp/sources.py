@@ -53,13 +53,7 @@ class LocalSource:
         return not self._is_optional or (self._folder / entry.path).exists()
 
     def read_into(self, entry: BlobEntry, start: int, views: Sequence[memoryview]) -> None:
-        fd, at, left = self._open(entry), start, [view for view in views if view]
-        while left:
-            count = os.preadv(fd, left[:_IOV_MAX], at)
-            if count == 0:
-                raise CorruptError(f"{self.what(entry)} has {at} bytes, and {entry.size} were written")
-            at += count
-            left = _rest(left, count)
+        fill(self._open(entry), start, views, self.what(entry), entry.size)
 
     def close(self) -> None:
         with self._lock:
@@ -102,6 +96,17 @@ class RepositorySource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def fill(fd: int, start: int, views: Sequence[memoryview], what: str, size: int) -> None:
+    """From a file, one view after the other. Raises: CorruptError: it ends before; `size`: what was written."""
+    at, left = start, [view for view in views if view]
+    while left:
+        count = os.preadv(fd, left[:_IOV_MAX], at)
+        if count == 0:
+            raise CorruptError(f"{what} has {at} bytes, and {size} were written")
+        at += count
+        left = _rest(left, count)
 
 
 def source_of(repository: Repository, folder: str) -> Source:

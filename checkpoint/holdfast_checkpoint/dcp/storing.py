@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from holdfast_checkpoint.dcp.handing import Handover, blob_file
 from holdfast_checkpoint.dcp.host_memory import HostMemory
 from holdfast_checkpoint.dcp.packing import Part, laid_out, write_parts
 from holdfast_checkpoint.digest import Digest
@@ -30,11 +31,20 @@ class StoredBlob:
 
 
 class BlobStore:
-    """`memory`: where copies stay; None keeps none."""
+    """`repository`: None where the agents alone keep the save. `memory`: where copies stay; None keeps none.
+    `handover`: None without agents."""
 
-    def __init__(self, repository: Repository, folder: str, step: int, rank: int, memory: HostMemory | None) -> None:
+    def __init__(
+        self,
+        repository: Repository | None,
+        folder: str,
+        step: int,
+        rank: int,
+        memory: HostMemory | None,
+        handover: Handover | None,
+    ) -> None:
         self._repository, self._folder, self._step, self._rank = repository, folder, step, rank
-        self._memory = memory
+        self._memory, self._handover = memory, handover
 
     def store(self, first: int, blobs: Iterable[Sequence[Part]]) -> list[StoredBlob]:
         """Numbered from `first` on. Raises: StorageError; then some may be stored, and none counts."""
@@ -63,7 +73,12 @@ class BlobStore:
 
     def _put(self, fd: int, number: int, name: str, header: Header, digest: Digest) -> StoredBlob:
         try:
-            path = self._repository.put_blob(self._folder, number, f"/proc/self/fd/{fd}", digest)
+            # First, so that peers take their copies while it is stored.
+            if self._handover is not None:
+                self._handover.blob(number, fd, digest)
+            path = blob_path(number)
+            if self._repository is not None:
+                path = self._repository.put_blob(self._folder, number, f"/proc/self/fd/{fd}", digest)
         finally:
             os.close(fd)
         if self._memory is not None:
@@ -80,4 +95,4 @@ class BlobStore:
                 if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.ENOENT):
                     raise
                 log.warning("checkpoint.no_room_in_memory", extra={"bytes": size, "error": str(error)})
-        return os.memfd_create("holdfast-blob", os.MFD_CLOEXEC)
+        return blob_file()

@@ -3,11 +3,11 @@
 import io
 import logging
 import os
-import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,26 +17,35 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from holdfast_checkpoint.agent_messages import Named
+from holdfast_checkpoint.dcp.agreeing import AgentView, Handing, agreed
 from holdfast_checkpoint.dcp.committing import WrittenObject, WrittenTensor, identity_of
+from holdfast_checkpoint.dcp.handing import Handover
 from holdfast_checkpoint.dcp.host_memory import HostMemory
+from holdfast_checkpoint.dcp.local_agent import LocalAgent, local_agent, whole_saves
 from holdfast_checkpoint.dcp.objects import unpacked
 from holdfast_checkpoint.dcp.packing import Part, grouped
 from holdfast_checkpoint.dcp.storing import BlobStore, StoredBlob
-from holdfast_checkpoint.folders import folder_of
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
 from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
 BLOB_BYTES = 512 << 20
+# A save waits so long until the one before has its copies on other machines: else agents would have to choose between
+# one that is safe and one that is newer.
+_COPIED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
-    """What the coordinator tells a rank about this save. `number`: of its first blob."""
+    """What the coordinator tells a rank about this save. `number`: of its first blob, of `blobs` in all. `is_stored`:
+    under the URL, not with agents alone."""
 
-    folder: str
-    run: str
+    save: Named
     number: int
+    blobs: int
+    handing: Handing
+    is_stored: bool
 
 
 class HoldfastWriter(StorageWriter):
@@ -53,17 +62,23 @@ class HoldfastWriter(StorageWriter):
         step: int,
         job: str = "dcp",
         memory: bool = False,
+        remote: bool = True,
+        agent: str | os.PathLike[str] | None = None,
         blob_bytes: int = BLOB_BYTES,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`memory`: leave copies in this host's shared memory, for ranks that restart here (one save's worth).
+        """`agent`: the socket of this machine's agent (`holdfast keep`), else HOLDFAST_AGENT; it takes the save over
+        and gives copies to other machines. `memory`: without agents, leave copies in this host's shared memory, for
+        ranks that restart here (one save's worth). `remote`: False leaves the save with the agents alone, for those
+        between two that are stored; where a rank has no agent it is stored all the same.
 
         `blob_bytes`: of a blob, about; twice as much is needed beside the state while it is written.
         """
         if step < 0 or blob_bytes < 1:
             raise ValueError(f"step={step} and blob_bytes={blob_bytes}: a step is 0 or more, a blob has 1 byte or more")
         self._url, self._step, self._job = os.fspath(url), step, job
-        self._memory, self._blob_bytes, self._storage_options = memory, blob_bytes, storage_options
+        self._memory, self._remote, self._agent_path = memory, remote, agent
+        self._blob_bytes, self._storage_options = blob_bytes, storage_options
         self._rank = 0
         self._start: _Start | None = None
 
@@ -79,20 +94,36 @@ class HoldfastWriter(StorageWriter):
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         _refuse_cached(plan)
-        return plan
+        agent = self._agent()
+        if agent is None:
+            return plan
+        try:
+            saves = whole_saves(agent, copied_s=_COPIED_S)
+        finally:
+            agent.close()
+        return plan if saves is None else replace(plan, storage_data=AgentView(saves=saves))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         for plan in plans:
             _refuse_cached(plan)
-        # Begins with the time, so that of two saves of one step the later one is the newer one.
-        run = f"{int(time.time()):08x}{secrets.token_hex(4)}"
-        number, told = 0, []
-        for plan in plans:
-            start = _Start(folder=folder_of(self._step, run, 0), run=run, number=number)
-            told.append(replace(plan, storage_data=start))
-            number += sum(1 for _ in grouped(plan.items, self._blob_bytes))
-        self._start = told[0].storage_data
-        return told
+        handing = agreed([plan.storage_data for plan in plans])
+        if handing.without not in (0, len(plans)) or (handing.without and not self._remote):
+            extra = {"url": self._url, "step": self._step, "ranks": handing.without}
+            log.warning("checkpoint.ranks_without_agent", extra=extra)
+        counts = [sum(1 for _ in grouped(plan.items, self._blob_bytes)) for plan in plans]
+        start = _Start(
+            save=Named.now(self._step, handing.newest),
+            number=0,
+            blobs=sum(counts),
+            handing=handing,
+            is_stored=self._remote or not handing.is_kept,
+        )
+        self._start = start
+        firsts = accumulate(counts, initial=0)
+        return [
+            replace(plan, storage_data=replace(start, number=number))
+            for plan, number in zip(plans, firsts, strict=False)
+        ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         start = plan.storage_data
@@ -111,7 +142,7 @@ class HoldfastWriter(StorageWriter):
         manifest = Manifest(
             step=self._step,
             generation=0,
-            run=self._start.run,
+            run=self._start.save.run,
             job=self._job,
             samples=0,
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -120,8 +151,13 @@ class HoldfastWriter(StorageWriter):
             blobs=blobs,
             versions={"torch": str(torch.__version__)},
         )
-        self._repository().commit(self._start.folder, manifest)
-        log.info("checkpoint.committed", extra={"url": self._url, "folder": self._start.folder, "step": self._step})
+        folder = self._start.save.folder
+        if self._start.is_stored:
+            self._repository().commit(folder, manifest)
+        if (handover := self._handover(self._start)) is not None:
+            with closing(handover):
+                handover.manifest(manifest)
+        log.info("checkpoint.committed", extra={"url": self._url, "folder": folder, "step": self._step})
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -131,13 +167,33 @@ class HoldfastWriter(StorageWriter):
     def _repository(self) -> Repository:
         return Repository(self._url, storage_options=self._storage_options)
 
+    def _agent(self) -> LocalAgent | None:
+        return local_agent(self._agent_path, self._repository().url)
+
+    def _handover(self, start: _Start) -> Handover | None:
+        agent = self._agent() if start.handing.is_kept else None
+        if agent is None:
+            return None
+        return Handover(agent, start.save, self._rank, is_only=not start.is_stored)
+
     def _write_blobs(self, start: _Start, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
+        handover = self._handover(start)
+        if handover is None:
+            return self._store(start, items, planner, None)
+        with closing(handover):
+            handover.begin(start.blobs, start.handing.kept)
+            return self._store(start, items, planner, handover)
+
+    def _store(
+        self, start: _Start, items: Sequence[WriteItem], planner: SavePlanner, handover: Handover | None
+    ) -> list[WriteResult]:
         groups = list(grouped(items, self._blob_bytes))
         if not groups:
             return []
-        repository = self._repository()
-        memory = HostMemory(repository.url) if self._memory else None
-        store = BlobStore(repository, start.folder, self._step, self._rank, memory)
+        repository = self._repository() if start.is_stored else None
+        is_alone = repository is not None and handover is None
+        memory = HostMemory(self._repository().url) if self._memory and is_alone else None
+        store = BlobStore(repository, start.save.folder, self._step, self._rank, memory, handover)
         made: list[list[Part]] = []
 
         def resolved() -> Iterator[list[Part]]:

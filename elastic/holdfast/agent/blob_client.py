@@ -33,11 +33,13 @@ class Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerAddress:
-    """Where `node`'s agent listens; `node` is for messages."""
+    """Where `node`'s agent listens; `node` is for messages. `prefix`: of the paths, where it keeps what belongs to
+    several apart."""
 
     node: str
     host: str
     port: int
+    prefix: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,7 +145,7 @@ class BlobClient:
             raise
 
     def _exchange(self, connection: socket.socket, wanted: "_Wanted", part: range) -> None:
-        target = blob_target(
+        target = wanted.peer.prefix + blob_target(
             wanted.layer, wanted.version, part.start, part.stop, urgent=self._urgent, doubted=wanted.doubted
         )
         signature, peer = self._peers.credentials.sign("GET", target), wanted.peer

@@ -45,17 +45,18 @@ class HttpPort:
         peers: Peers,
         alive: Callable[[], dict[str, Any]],
         status: Callable[[], dict[str, Any]],
-        contact: ContactPoint,
+        contact: ContactPoint | None,
         metrics: Callable[[], bytes] = generate_latest,
         for_peers: Mapping[str, Handler] | None = None,
     ) -> None:
-        """`metrics` in Prometheus' text format; unless given, those of this process alone. `for_peers`: what else only
-        peers may ask for, by path."""
+        """`contact`: None where nobody ever leads. `metrics` in Prometheus' text format; unless given, those of this
+        process alone. `for_peers`: what else only peers may ask for, by path."""
         self._listening, self._peers = listening, peers
         application = web.Application(client_max_size=_BODY_BYTES_MAX)
         application.on_response_prepare.append(self._prove)
         add = application.router.add_get
-        add(PATH, self._for_peers(contact.handle), allow_head=False)
+        if contact is not None:
+            add(PATH, self._for_peers(contact.handle), allow_head=False)
         add("/alive", self._for_peers(_answer(alive)), allow_head=False)
         add("/status", self._for_readers(_answer(status)), allow_head=False)
         measured = _answer_metrics(metrics)

@@ -66,7 +66,7 @@ def run_agent(options: AgentOptions) -> None:
         if os.getppid() != options.parent_pid:
             return  # it ended before we asked to be told
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _allow_many_files()
+    allow_many_files()
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-"))
     try:
         if len(os.fsencode(scratch)) > _SCRATCH_BYTES_MAX:
@@ -75,12 +75,12 @@ def run_agent(options: AgentOptions) -> None:
     except asyncio.CancelledError:
         log.info("agent.stopped")
     except ExceptionGroup as group:  # of the agent's tasks
-        raise _explain(group) from group
+        raise explain(group) from group
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Each copy of a layer in RAM is an open file, of the agent and of a worker, which inherits the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -122,7 +122,7 @@ def _on_this_machine(record: JobRecord, options: AgentOptions) -> JobRecord:
     return record
 
 
-def _explain(group: ExceptionGroup[Exception]) -> HoldfastError:
+def explain(group: ExceptionGroup[Exception]) -> HoldfastError:
     """One error in place of many: the first, or, of one that is a bug, where to read of it."""
     first: Exception = group
     while isinstance(first, ExceptionGroup):

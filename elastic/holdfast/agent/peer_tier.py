@@ -4,7 +4,7 @@ that a restore wants."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -45,9 +45,11 @@ class PeerTier:
         on_copied: Callable[[], None],
         on_pulled: Callable[[], None],
         on_corrupt: Callable[[Copy], None],
+        prefix: str = "",
     ) -> None:
-        """`on_copied`: a peer holds more of what is here. `on_pulled`: this node holds more of what is elsewhere."""
-        self._node, self._ram, self._peers = node, ram, peers
+        """`on_copied`: a peer holds more of what is here. `on_pulled`: this node holds more of what is elsewhere.
+        `prefix`: of the paths at every agent."""
+        self._node, self._ram, self._peers, self._prefix = node, ram, peers, prefix
         self._serving = Serving(
             ram,
             ServingLimits(bytes_s=bandwidth_bytes),
@@ -77,26 +79,32 @@ class PeerTier:
         self, generation: GenerationRecord, start: StartRecord, layer_bytes: Sequence[int], copies: int
     ) -> Placement:
         """Give and take what this start calls for. Where nobody trains what is there stays, and nothing moves."""
-        members = {(agent.node, agent.incarnation) for agent in generation.agents}
-        before = {(agent.node, agent.incarnation) for agent in self._agents.values()}
-        self._serving.forget(before - members)
-        self._agents = {agent.node: agent for agent in generation.agents}
-        if self._node in self._agents:
-            self._puller.incarnation = self._agents[self._node].incarnation
-        plan = start.plan
-        if plan is None:
-            self._placement = Placement()
-        else:
+        self.admit(generation.agents)
+        placement, plan = Placement(), start.plan
+        if plan is not None:
             holders = {
                 layer: [str(plan.slots[rank].node) for rank in plan.holders(layer)] for layer in range(len(layer_bytes))
             }
             # Only those whose loss begins a generation, and from what all agents know alike: no history of one's own.
             domains = {str(agent.node): agent.domain for agent in generation.agents if agent.node in plan.nodes}
-            self._placement = peer_copies(holders, domains, layer_bytes, copies)
-        self._puller.follow(self._placement.pulled_by(self._node))
+            placement = peer_copies(holders, domains, layer_bytes, copies)
+        self.follow(placement)
         if start.kept is not None:
             self.keep(start.kept)
-        return self._placement
+        return placement
+
+    def admit(self, agents: Iterable[AgentRef]) -> None:
+        """From now on these give to each other and take. What others said that they hold is forgotten."""
+        before = {(agent.node, agent.incarnation) for agent in self._agents.values()}
+        self._agents = {agent.node: agent for agent in agents}
+        self._serving.forget(before - {(agent.node, agent.incarnation) for agent in self._agents.values()})
+        if self._node in self._agents:
+            self._puller.incarnation = self._agents[self._node].incarnation
+
+    def follow(self, placement: Placement) -> None:
+        """Take what this node is to hold for others."""
+        self._placement = placement
+        self._puller.follow(placement.pulled_by(self._node))
 
     def keep(self, kept: Version) -> None:
         """The version that nobody gives up."""
@@ -154,7 +162,7 @@ class PeerTier:
                 await asyncio.sleep(_AGAIN_S)
 
     async def _digest(self, peer: PeerAddress, layer: int, version: Version, fetched_for: int | None) -> Digest:
-        target = copy_target(layer, _named(version), fetched_for)
+        target = peer.prefix + copy_target(layer, _named(version), fetched_for)
         within_s = _ASK_S + (_HELD_S if fetched_for is not None else 0.0)
         while True:
             async with asyncio.timeout(within_s):
@@ -182,7 +190,9 @@ class PeerTier:
 
     def _address_of(self, node: str) -> PeerAddress | None:
         agent = self._agents.get(node)
-        return PeerAddress(node=node, host=agent.host, port=agent.port) if agent is not None else None
+        if agent is None:
+            return None
+        return PeerAddress(node=node, host=agent.host, port=agent.port, prefix=self._prefix)
 
 
 def _named(version: Version) -> Named:

@@ -112,7 +112,8 @@ class Puller:
             after=self._held(layers, told.version if told is not None else None),
             kept=told.kept if told is not None else None,
         )
-        return Offer.read(await self._peers.poll(peer.host, peer.port, question.target, self._patience.poll_s))
+        target = peer.prefix + question.target
+        return Offer.read(await self._peers.poll(peer.host, peer.port, target, self._patience.poll_s))
 
     def _held(self, layers: frozenset[int], told: Version | None) -> Version | None:
         """The version to say that this node holds: what the source told of, if it is whole here, else the newest. A

@@ -9,14 +9,13 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from holdfast.agent.same_user import is_ours
 from holdfast.agent.zygote import ZygoteProcess
 from holdfast.errors import ProtocolError
 from holdfast.model import heartbeat
@@ -44,20 +43,10 @@ KINDS: dict[str, type[FromWorker]] = {
     kind.__name__: kind
     for kind in (Ready, Parked, Running, Committed, SnapshotBegun, Snapshotted, Broken, Failed, Finished)
 }
-
-
 _SHOW_STACKS_S = 0.1
 # Between the end of a worker's socket and the zygote's word of how it ended: rarely more than a millisecond.
 _STATUS_S = 0.02
 _KILL_AGAIN_S, _KILL_AGAIN_MAX_S = 2.0, 60.0
-_PEER_CREDENTIALS = struct.Struct("3i")  # pid, user, group
-
-
-def _is_ours(connection: socket.socket) -> bool:
-    """Whether a process of this user is at the other end; the folder keeps others out, the kernel vouches for it."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    _, user, _ = _PEER_CREDENTIALS.unpack(credentials)
-    return bool(user == os.geteuid())
 
 
 def _signal(pid: int, number: int) -> None:
@@ -198,7 +187,7 @@ class Workers:
     async def _serve(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         slot = self._slots[index]
         number = slot.spawned
-        if slot.writer is not None or not _is_ours(writer.get_extra_info("socket")):
+        if slot.writer is not None or not is_ours(writer.get_extra_info("socket")):
             log.error("worker.stranger", extra={"slot": f"{self._node}/{index}"})
             writer.transport.abort()
             return

@@ -33,3 +33,18 @@ def assignments(texts: list[str]) -> dict[str, Any]:
             except yaml.YAMLError as error:
                 raise UserError(f"--set {text!r}: the value is neither JSON nor YAML: {error}") from error
     return chosen
+
+
+def bandwidth(text: str | None) -> float | None:
+    """Of --bandwidth, bytes a second. Raises: UserError: it is no such thing."""
+    from holdfast.spec import parse_bytes
+
+    if text is None:
+        return None
+    try:
+        read = float(str(parse_bytes(text)))
+    except ValueError:
+        read = 0.0
+    if read <= 0:
+        raise UserError(f"--bandwidth {text}: should be bytes a second above 0, such as 1.2GB")
+    return read

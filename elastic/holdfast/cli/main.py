@@ -20,6 +20,7 @@ from holdfast.cli.arguments import Json, Set, Spec, assignments
 from holdfast.cli.checkpoints.app import app as checkpoints
 from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.cli.foresight import app as foresight
+from holdfast.cli.keeping import app as keeping
 from holdfast.errors import HoldfastError, UserCodeError, UserError, VersionError
 
 _EXIT_CODES = (
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(checkpoints)
 app.add_typer(foresight)
+app.add_typer(keeping)
 
 Out = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder of a run.", show_default=False)]
 Job = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of DIR: the job; else HOLDFAST_JOB.")]

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.agent.program_source import source_sha256
+from holdfast.cli.arguments import bandwidth
 from holdfast.cli.preparing import Inspected, inspect_program
 from holdfast.errors import JobFailedError, UserCodeError, UserError
 from holdfast.planner.profile import Link, Profile
 from holdfast.planner.profile_json import profile_from_json, profile_to_json
-from holdfast.spec import load_spec, parse_bytes
+from holdfast.spec import load_spec
 
 _PROCESSES_MAX = 8
 _LOOK_S = 0.05
@@ -48,7 +49,7 @@ def make_profile(wish: ProfileWish, *, as_json: bool) -> None:
         UserCodeError: the user's code raised.
         JobFailedError: a process that measures failed.
     """
-    bytes_per_s = _bytes_per_s(wish.bandwidth)
+    bytes_per_s = bandwidth(wish.bandwidth)
     if wish.out is not None and not wish.out.absolute().parent.is_dir():
         raise UserError(
             f"-o {wish.out}: there is no folder {wish.out.absolute().parent}; make it, or give another file"
@@ -217,18 +218,6 @@ def _failure(folder: Path, running: Sequence[subprocess.Popen[bytes]], failed: S
     last = (folder / f"log-{rank}").read_text(errors="replace").strip().splitlines()[-5:]
     status = running[rank].returncode
     return JobFailedError("\n".join([f"profile: a process that measures ended with status {status}", *last]))
-
-
-def _bytes_per_s(bandwidth: str | None) -> float | None:
-    if bandwidth is None:
-        return None
-    try:
-        read = float(str(parse_bytes(bandwidth)))
-    except ValueError:
-        read = 0.0
-    if read <= 0:
-        raise UserError(f"--bandwidth {bandwidth}: should be bytes a second above 0, such as 1.2GB")
-    return read
 
 
 def _with_link(profile: Profile, bytes_per_s: float | None, latency_s: float | None) -> Profile:

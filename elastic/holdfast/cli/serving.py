@@ -18,6 +18,7 @@ from holdfast.agent.settings import node_id
 from holdfast.agent.tls import TlsFiles
 from holdfast.cli.access import read_access, read_secret
 from holdfast.errors import UserError
+from holdfast.model.ids import NodeId
 from holdfast.stores.address import join_endpoint, parse_store
 from holdfast.stores.embedded import EmbeddedServer
 from holdfast.telemetry.logs import set_up_logging
@@ -52,27 +53,19 @@ class AgentArguments:
 def serve_agent(arguments: AgentArguments) -> None:
     """Until the node has left or the job is over. Raises: UserError: wrong input, or another agent has the name."""
     secret = read_secret()
-    host, port = parse_address("--address", arguments.address)
-    if _is_wildcard(host):
-        raise UserError(f"--address {host}: peers cannot reach that; give this machine's address, and --listen {host}")
-    listen = arguments.listen or host
-    if ":" in listen and not _is_address(listen):
-        raise UserError(f"--listen {listen!r}: should be a host or address; the port goes with --address")
-    try:
-        node = node_id(arguments.node)
-    except ValueError as error:
-        raise UserError(f"--node: {error}") from error
+    host, listening = listening_at(arguments.address, arguments.listen, open_metrics=arguments.open_metrics)
+    node = check_node(arguments.node)
     options = AgentOptions(
         job=check_job(arguments.job),
         address=parse_store(arguments.store),
         access=read_access(secret),
         node=node,
         host=host,
-        listening=Listening(host=listen, port=port, open_metrics=arguments.open_metrics),
+        listening=listening,
         domain=arguments.domain or node,
         secret=secret,
         slots=arguments.slots,
-        tls=_tls(arguments),
+        tls=tls_files(arguments.tls_cert, arguments.tls_key, arguments.tls_ca),
         base=arguments.base,
         out=arguments.out,
         ram=arguments.ram,
@@ -112,11 +105,35 @@ def print_read_token(job: str) -> None:
     print(Credentials(read_secret(), check_job(job)).read_token)
 
 
-def check_job(name: str) -> str:
-    """Raises: UserError: no job can have that name."""
+def check_job(name: str, option: str = "--job") -> str:
+    """Raises: UserError: no job can have that name, and nothing that is named like one."""
     if not _JOB.fullmatch(name):
-        raise UserError(f"--job {name!r}: should be the name in the job's spec: a-z, 0-9 and '-', at most 63")
+        what = "the name in the job's spec: " if option == "--job" else ""
+        raise UserError(f"{option} {name!r}: should be {what}a-z, 0-9 and '-', at most 63")
     return name
+
+
+def check_node(name: str) -> NodeId:
+    """Raises: UserError: no node can have that name."""
+    try:
+        return node_id(name)
+    except ValueError as error:
+        raise UserError(f"--node: {error}") from error
+
+
+def listening_at(address: str, listen: str | None, *, open_metrics: bool) -> tuple[str, Listening]:
+    """At which address peers reach an agent, and where it listens.
+
+    Raises:
+        UserError: --address or --listen is none.
+    """
+    host, port = parse_address("--address", address)
+    if _is_wildcard(host):
+        raise UserError(f"--address {host}: peers cannot reach that; give this machine's address, and --listen {host}")
+    listen = listen or host
+    if ":" in listen and not _is_address(listen):
+        raise UserError(f"--listen {listen!r}: should be a host or address; the port goes with --address")
+    return host, Listening(host=listen, port=port, open_metrics=open_metrics)
 
 
 def parse_address(option: str, text: str) -> tuple[str, int]:
@@ -152,11 +169,12 @@ def _is_wildcard(host: str) -> bool:
     return _is_address(host) and ipaddress.ip_address(host).is_unspecified
 
 
-def _tls(arguments: AgentArguments) -> TlsFiles | None:
-    files = {"--tls-cert": arguments.tls_cert, "--tls-key": arguments.tls_key, "--tls-ca": arguments.tls_ca}
+def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """None if none is given. Raises: UserError: some are missing."""
+    files = {"--tls-cert": cert, "--tls-key": key, "--tls-ca": ca}
     missing = [option for option, path in files.items() if path is None]
     if len(missing) == len(files):
         return None
-    if arguments.tls_cert is None or arguments.tls_key is None or arguments.tls_ca is None:
+    if cert is None or key is None or ca is None:
         raise UserError(f"{missing[0]}: missing; TLS between agents needs {', '.join(files)}")
-    return TlsFiles(certificate=arguments.tls_cert, key=arguments.tls_key, authority=arguments.tls_ca)
+    return TlsFiles(certificate=cert, key=key, authority=ca)

@@ -1,0 +1,286 @@
+"""The agent of a machine on which scripts run that are none of Holdfast's jobs: it keeps what they save in RAM, gives
+copies to such agents of other machines and takes theirs, and finds them again for a script that starts anew.
+
+It has no workers and coordinates nothing. What agents know of each other stands in the store, each one's record on its
+lease; what is to be done follows from these records alone (`control.keeping`).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from holdfast.agent.claiming import NodeClaim
+from holdfast.agent.credentials import Credentials
+from holdfast.agent.following import Following, by_revision, surely
+from holdfast.agent.http import Handler, HttpPort, Listening
+from holdfast.agent.leasing import NodeLease, boot_time_s
+from holdfast.agent.main import allow_many_files, explain
+from holdfast.agent.offers import BLOBS, COPIES, SNAPSHOTS
+from holdfast.agent.peers import Peers
+from holdfast.agent.script_socket import ScriptSocket
+from holdfast.agent.shelf import Shelf
+from holdfast.agent.tls import TlsFiles
+from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError
+from holdfast.model.ids import NodeId
+from holdfast.model.keeping import KeeperKeys, KeeperRecord
+from holdfast.model.keys import Keys
+from holdfast.model.records import AgentRef, ClaimRecord
+from holdfast.model.wire import decode, encode
+from holdfast.ports.store import KeyValue, Put, Store
+from holdfast.stores.address import StoreAccess, StoreAddress, open_store
+
+log = logging.getLogger(__name__)
+_REFRESH_S = 2.0
+_SCRIPT = "/scripts/{script:[0-9a-f]{16}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperOptions:
+    """What the command line says. `copies`: of each blob, on machines of other failure domains. `bandwidth`: bytes a
+    second that copies may take of the network."""
+
+    name: str
+    address: StoreAddress
+    access: StoreAccess
+    node: NodeId
+    host: str
+    listening: Listening
+    domain: str
+    socket: Path
+    secret: bytes = field(repr=False)
+    copies: int = 1
+    bandwidth: int | None = None
+    lease_ttl_s: float = 10.0
+    tls: TlsFiles | None = None
+
+
+def run_keeper(options: KeeperOptions) -> None:
+    """Until SIGTERM or Ctrl-C. Raises: UserError, StoreError, HoldfastError: as `run_agent`."""
+    allow_many_files()
+    try:
+        asyncio.run(_serve(options))
+    except asyncio.CancelledError:
+        log.info("keeper.stopped")
+    except ExceptionGroup as group:  # of its tasks
+        raise explain(group) from group
+
+
+async def _serve(options: KeeperOptions) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    store = open_store(options.address, options.access)
+    try:
+        await Keeper(options, store).run()
+    finally:
+        await store.close()
+
+
+class Keeper:
+    """One a machine."""
+
+    def __init__(self, options: KeeperOptions, store: Store) -> None:
+        self._options, self._store, self._keys = options, store, KeeperKeys(name=options.name)
+        self._incarnation = uuid.uuid4().hex[:12]
+        self._peers = Peers(Credentials(options.secret, self._keys.job), options.tls)
+        self._http = HttpPort(options.listening, self._peers, self._alive, self._status, None, for_peers=self._routes())
+        self._socket = ScriptSocket(options.socket, options.node, self._shelf)
+        self._claim = NodeClaim(store, Keys(job=self._keys.job), self._peers, options.lease_ttl_s)
+        self._lease = NodeLease(
+            store,
+            options.lease_ttl_s,
+            options.lease_ttl_s,
+            lambda _: None,  # nothing here waits for a permit
+            lambda why: log.warning("keeper.alone", extra={"reason": why}),
+        )
+        self._shelves: dict[str, Shelf] = {}
+        self._others: dict[str, tuple[int, KeeperRecord]] = {}  # and the revision of each
+        self._said: tuple[int, KeeperRecord] | None = None  # under which lease
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. Raises: UserError: another agent has the node's name, or what is to be bound is not free."""
+        self._socket.open()
+        try:
+            await self._http.open()
+            try:
+                await self._register()
+                await self._keep()
+            finally:
+                await self._http.close()
+        finally:
+            self._socket.close()
+
+    async def _keep(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for work, name in (
+                    (self._lease.keep(self._register_anew), "lease"),
+                    (self._lease.watch(), "lease-age"),
+                    (self._follow(), "follow"),
+                    (self._publish(), "publish"),
+                    (self._socket.run(), "scripts"),
+                ):
+                    self._tasks.create_task(work, name=name)
+                log.info("keeper.ready", extra={"socket": str(self._options.socket), "port": self._http.port})
+        finally:
+            for shelf in self._shelves.values():
+                shelf.close()
+            await self._let_go()
+
+    async def _register(self) -> None:
+        asked_s = boot_time_s()
+        lease = await self._lease.take()
+        options = self._options
+        claim = ClaimRecord(
+            node=options.node, incarnation=self._incarnation, host=options.host, port=self._http.port, pid=os.getpid()
+        )
+        await self._claim.take(claim, lease)
+        self._lease.use(lease, asked_s)
+
+    async def _register_anew(self) -> None:
+        while True:
+            try:
+                await self._register()
+                break
+            except LeaseExpiredError:
+                log.warning("lease.expired", extra={"lease": self._lease.id})
+        self._changed.set()
+
+    async def _publish(self) -> None:
+        """For ever: say what is held here, whenever it has changed."""
+        while True:
+            self._changed.clear()
+            now = self._lease.id, self._record()
+            if now != self._said:
+                put = Put(key=self._keys.keeper(self._options.node), value=encode(now[1]), lease=now[0])
+                try:
+                    await surely(lambda put=put: self._store.transact([], [put]), "keeper")  # type: ignore[misc]
+                    self._said = now
+                    # Only now, so that what one agent takes for whole, all others see as well.
+                    self._tell_shelves()
+                except LeaseExpiredError:
+                    self._lease.lose()  # `_register_anew` comes back here
+            await self._changed.wait()
+
+    async def _follow(self) -> None:
+        """What others hold."""
+        following = Following(self._store, self._keys.keepers, self._see)
+        for kv in by_revision((await following.read()).kvs):
+            self._see(kv.key, kv)
+        await following.run()
+
+    async def _refresh(self) -> None:
+        """All that others have said until now, also where the watch is behind; what is known, if the store is away."""
+        try:
+            async with asyncio.timeout(_REFRESH_S):
+                snapshot = await self._store.get_prefix(self._keys.keepers)
+        except (StoreError, TimeoutError) as error:
+            log.warning("store.unavailable", extra={"for": "keepers", "error": str(error)})
+            return
+        for key in self._others.keys() - {kv.key for kv in snapshot.kvs}:
+            self._see(key, None)
+        for kv in by_revision(snapshot.kvs):
+            self._see(kv.key, kv)
+
+    def _see(self, key: str, kv: KeyValue | None) -> None:
+        if key == self._keys.keeper(self._options.node):
+            return  # this one's own
+        try:
+            if kv is None:
+                self._others.pop(key, None)
+            elif key not in self._others or kv.mod_revision > self._others[key][0]:
+                self._others[key] = kv.mod_revision, decode(KeeperRecord, kv.value)
+        except ProtocolError as error:
+            log.error("keeper.malformed", extra={"key": key, "error": str(error)})
+            return
+        self._peers.credentials.expect(len(self._others) + 1)
+        for script in {save.script for _, record in self._others.values() for save in record.held}:
+            self._shelf(script)
+        self._tell_shelves()
+
+    def _tell_shelves(self) -> None:
+        if self._said is None:
+            return
+        records = [*(record for _, record in self._others.values()), self._said[1]]
+        for shelf in list(self._shelves.values()):
+            shelf.see(records)
+
+    def _shelf(self, script: str) -> Shelf:
+        """Of that script; kept as long as this agent, since the next save is to find its place."""
+        if script not in self._shelves:
+            options = self._options
+            shelf = Shelf(
+                script,
+                options.node,
+                self._peers,
+                options.copies,
+                options.bandwidth,
+                self._changed.set,
+                self._refresh,
+            )
+            assert self._tasks is not None, "nobody asks before it runs"
+            self._tasks.create_task(shelf.run(), name=f"script-{script}")
+            self._shelves[script] = shelf
+            self._tell_shelves()
+        return self._shelves[script]
+
+    def _record(self) -> KeeperRecord:
+        options = self._options
+        agent = AgentRef(
+            node=options.node,
+            incarnation=self._incarnation,
+            host=options.host,
+            port=self._http.port,
+            domain=options.domain,
+        )
+        held = tuple(save for script in sorted(self._shelves) for save in self._shelves[script].held())
+        return KeeperRecord(agent=agent, held=held)
+
+    def _routes(self) -> dict[str, Handler]:
+        return {_SCRIPT + path: self._of_script(path) for path in (SNAPSHOTS, COPIES, BLOBS)}
+
+    def _of_script(self, path: str) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            shelf = self._shelves.get(request.match_info["script"])
+            if shelf is None:
+                return web.json_response({"error": "nothing of that script is here"}, status=404)
+            return await shelf.routes()[path](request)
+
+        return handle
+
+    def _alive(self) -> dict[str, Any]:
+        return {"incarnation": self._incarnation, "workers": []}
+
+    def _status(self) -> dict[str, Any]:
+        record = self._record()
+        return {
+            "node": self._options.node,
+            "agents": sorted([str(self._options.node), *(str(other.node) for _, other in self._others.values())]),
+            "held": [
+                {
+                    "script": save.script,
+                    "step": save.version.step,
+                    "own_bytes": sum(save.own.values()),
+                    "lent_bytes": sum(save.lent.values()),
+                }
+                for save in record.held
+            ],
+        }
+
+    async def _let_go(self) -> None:
+        """Others need not wait for the lease to run out."""
+        try:
+            async with asyncio.timeout(self._options.lease_ttl_s / 2):
+                await self._store.revoke(self._lease.id)
+        except (StoreError, TimeoutError) as error:
+            log.info("keeper.lease_left", extra={"error": repr(error)})

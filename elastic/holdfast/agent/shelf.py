@@ -1,0 +1,250 @@
+"""What an agent keeps in RAM of one script: the saves handed over on this machine, and copies of other machines'.
+
+Rule: of this machine's own saves at most two are held, the one that is being made and the one that the script said is
+to be kept; once a save is safe (`control.keeping`) all before it go.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import aiohttp
+
+from holdfast.agent.http import Handler
+from holdfast.agent.news import News
+from holdfast.agent.peer_tier import PeerTier
+from holdfast.agent.peers import Peers
+from holdfast.agent.probing import Verdict, probe
+from holdfast.control.keeping import Holdings, age, holdings
+from holdfast.errors import HoldfastError
+from holdfast.model.ids import NodeId
+from holdfast.model.keeping import HeldSave, KeeperRecord
+from holdfast.model.records import Version
+from holdfast_checkpoint.agent_messages import Begin, Hand, Look, Open, Seen
+from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError
+from holdfast_checkpoint.ram import FETCHED, OWN, PEER, Copy, RamTier
+
+log = logging.getLogger(__name__)
+_PROBE_S = 1.0
+_WHOLE_S = 10.0
+_PEERS_ERRORS = (CheckpointError, HoldfastError, OSError, aiohttp.ClientError)
+
+
+class Shelf:
+    """Of one script, on the event loop. `changed`: it holds more, or less."""
+
+    def __init__(
+        self,
+        script: str,
+        node: NodeId,
+        peers: Peers,
+        copies: int,
+        bandwidth: int | None,
+        changed: Callable[[], None],
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`refresh`: have `see` called with what all agents say now."""
+        self._script, self._node, self._peers, self._copies, self._changed = script, node, peers, copies, changed
+        self.ram = RamTier()
+        self.tier = PeerTier(
+            node,
+            self.ram,
+            peers,
+            bandwidth,
+            on_copied=lambda: None,  # the records in the store tell it
+            on_pulled=changed,
+            on_corrupt=lambda _: changed(),
+            prefix=f"/scripts/{script}",
+        )
+        self._refresh = refresh
+        self._blobs: dict[Version, int] = {}
+        self._records: Sequence[KeeperRecord] = ()
+        self._silent: frozenset[str] = frozenset()  # incarnations that did not answer
+        self._known = Holdings(saves={}, domains={})
+        self._kept: Version | None = None
+        self._news = News()
+        self._opening: dict[tuple[Version, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._readers = 0
+
+    def routes(self) -> Mapping[str, Handler]:
+        return self.tier.routes()
+
+    async def run(self) -> None:
+        """For ever: take copies for peers."""
+        await self.tier.run()
+
+    def close(self) -> None:
+        self.tier.close()
+        self.ram.close()
+
+    def held(self) -> tuple[HeldSave, ...]:
+        """For this node's record. What was fetched for somebody who loads goes again, and is not told."""
+        own: dict[Version, dict[int, int]] = defaultdict(dict)
+        lent: dict[Version, dict[int, int]] = defaultdict(dict)
+        for copy in self.ram.copies():
+            if copy.kind != FETCHED:
+                into = own if copy.kind == OWN else lent
+                into[Version(*copy.version)][copy.layer] = copy.digest.size
+        return tuple(
+            HeldSave(
+                script=self._script,
+                version=version,
+                blobs=self._blobs[version],
+                own=dict(sorted(own[version].items())),
+                lent=dict(sorted(lent[version].items())),
+            )
+            for version in sorted({*own, *lent})
+            if version in self._blobs
+        )
+
+    def see(self, records: Sequence[KeeperRecord]) -> None:
+        """What all agents that live hold, this one included."""
+        self._records = records
+        self._known = holdings(records, self._script)
+        for version, held in self._known.saves.items():
+            self._blobs.setdefault(version, max(save.blobs for save in held.values()))
+        whole = self._known.whole()
+        if whole:
+            self.tier.admit(record.agent for record in records)
+            self.tier.follow(self._known.placed(whole[-1], self._copies))
+        if (safe := self._known.newest_safe(self._copies)) is not None:
+            self._supersede(safe)
+        self._news.tell()
+
+    def begin(self, message: Begin) -> None:
+        version = Version(message.step, message.generation)
+        self._blobs[version] = message.blobs
+        spared = {version, Version(*message.kept)} if message.kept is not None else {version}
+        self.ram.keep_only(lambda copy: copy.kind != OWN or Version(*copy.version) in spared)
+        if message.kept is not None:
+            self._keep(Version(*message.kept))
+        self._changed()
+
+    async def hand(self, message: Hand, path: str) -> None:
+        """With the manifest, which comes last, this returns once the save is whole for whoever looks.
+
+        Raises:
+            NoCheckpointError: the save was not begun, or does not get whole.
+            CheckpointError, OSError: the file is not what it says.
+        """
+        version = Version(message.step, message.generation)
+        layer = self._layer(version, message.layer)
+        origin = f"{OWN}:{message.rank}"
+        self.ram.adopt(origin, layer, message.step, message.generation, path, message.digest)
+        self.tier.changed()
+        self._changed()
+        if message.layer is None:
+            await self._wait_for_whole(version)
+
+    async def _wait_for_whole(self, version: Version) -> None:
+        try:
+            async with asyncio.timeout(_WHOLE_S):
+                while version not in self._known.whole():
+                    await self._news.wait()
+        except TimeoutError:
+            raise NoCheckpointError(
+                f"the agents do not hold all of step {version.step}: {_WHOLE_S:.0f} s after its last blob some were not"
+                " told of in the store"
+            ) from None
+
+    async def look(self, message: Look) -> tuple[Seen, ...]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(message.copied_s):
+                while self._is_copying():
+                    await self._news.wait()
+        if not message.copied_s:
+            await self._refresh()
+            await self._ask_who_lives()
+        known = self._without_silent()
+        return tuple(
+            Seen(step=version.step, generation=version.generation, is_safe=known.is_safe(version, self._copies))
+            for version in known.whole()
+        )
+
+    async def open(self, message: Open) -> tuple[Copy, str]:
+        """A copy, and whose it is. Raises: NoCheckpointError: nobody has a sound one."""
+        version = Version(message.step, message.generation)
+        layer = self._layer(version, message.layer)
+        async with self._opening[version, layer]:
+            if message.doubted:
+                await self._look_through(version, layer)
+            if copies := self.ram.find(layer, version.step, version.generation):
+                return copies[0], str(self._node)
+            return await self._fetch(version, layer)
+
+    def enter(self) -> None:
+        """Somebody loads from here."""
+        self._readers += 1
+
+    def leave(self) -> None:
+        """What was fetched for those who load goes with the last of them."""
+        self._readers -= 1
+        if self._readers == 0:
+            self.ram.keep_only(lambda copy: copy.kind != FETCHED)
+
+    def _layer(self, version: Version, layer: int | None) -> int:
+        blobs = self._blobs.get(version)
+        if blobs is None:
+            raise NoCheckpointError(f"step {version.step}, generation {version.generation} is not known here")
+        if layer is not None and not 0 <= layer < blobs:
+            raise NoCheckpointError(f"step {version.step} has {blobs} blobs, and none is number {layer}")
+        return blobs if layer is None else layer
+
+    def _keep(self, kept: Version) -> None:
+        if kept != self._kept:
+            self._kept = kept
+            self.tier.keep(kept)
+
+    def _supersede(self, safe: Version) -> None:
+        outdated = [c for c in self.ram.copies() if c.kind in (OWN, PEER) and age(Version(*c.version)) < age(safe)]
+        for copy in outdated:
+            self.ram.drop(copy)
+        for version in [version for version in self._blobs if age(version) < age(safe)]:
+            del self._blobs[version]
+            for key in [key for key in self._opening if key[0] == version]:
+                del self._opening[key]
+        self._keep(safe)
+        if outdated:
+            log.info("script.superseded", extra={"script": self._script, "step": safe.step, "copies": len(outdated)})
+            self._changed()
+
+    def _is_copying(self) -> bool:
+        whole = self._known.whole()
+        return bool(whole) and not self._known.is_safe(whole[-1], self._copies)
+
+    async def _ask_who_lives(self) -> None:
+        others = [record.agent for record in self._records if record.node != self._node]
+        verdicts = await asyncio.gather(
+            *(probe(self._peers, agent.host, agent.port, agent.incarnation, _PROBE_S) for agent in others)
+        )
+        self._silent = frozenset(
+            agent.incarnation for agent, (verdict, _) in zip(others, verdicts, strict=True) if verdict != Verdict.ALIVE
+        )
+
+    def _without_silent(self) -> Holdings:
+        alive = [record for record in self._records if record.agent.incarnation not in self._silent]
+        return holdings(alive, self._script)
+
+    async def _look_through(self, version: Version, layer: int) -> None:
+        for copy in self.ram.find(layer, version.step, version.generation):
+            try:
+                await asyncio.to_thread(self.ram.verify, copy)
+            except (CheckpointError, OSError) as error:
+                log.error("copy.corrupt", extra={"script": self._script, "origin": copy.origin, "error": str(error)})
+                self.ram.drop(copy)
+                self._changed()
+
+    async def _fetch(self, version: Version, layer: int) -> tuple[Copy, str]:
+        tried = []
+        for node in self._without_silent().holders(version, layer):
+            if node == self._node:
+                continue
+            try:
+                return await self.tier.pull(node, layer, version, None), str(node)
+            except _PEERS_ERRORS as error:
+                tried.append(f"{node}: {error}")
+                log.warning("script.missed", extra={"script": self._script, "layer": layer, "error": tried[-1]})
+        why = f" ({'; '.join(tried)})" if tried else ""
+        raise NoCheckpointError(f"no agent that lives gives blob {layer} of step {version.step}{why}")
