@@ -40,6 +40,11 @@ class Named(NamedTuple):
         return f"{self.generation:0{_RUN_DIGITS}x}"
 
     @property
+    def made_s(self) -> int:
+        """When, in seconds since 1970, by the clock of who made it."""
+        return self.generation >> (_FRACTION_BITS + _CHANCE_BITS)
+
+    @property
     def folder(self) -> str:
         """Of the checkpoint, where it is stored as well."""
         return folder_of(self.step, self.run, 0)
@@ -88,10 +93,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sights:
-    """The answer to Look, oldest first."""
+    """The answer to Look, oldest first. `is_copying`: copies are made in time, as far as this agent sees."""
 
     node: str
     saves: tuple[Seen, ...]
+    is_copying: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +114,8 @@ class Begin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hand:
     """With the file of a blob, in memory and sealed against growing and shrinking. `layer`: its number, None: it is the
-    manifest. `rank`: who made it."""
+    manifest. `rank`: who made it. `is_only`: with the manifest of a save that is nowhere else; it is answered once the
+    save is whole for whoever looks."""
 
     script: str
     step: int
@@ -116,6 +123,7 @@ class Hand:
     layer: int | None
     rank: int
     digest: Digest
+    is_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +179,7 @@ def decode_answer(data: bytes) -> Sights | Opened | Done | Refused:
             )
         match name:
             case b"Sights":
-                return Sights(node=body["node"], saves=tuple(Seen(**save) for save in body["saves"]))
+                return Sights(**(body | {"saves": tuple(Seen(**save) for save in body["saves"])}))
             case b"Opened":
                 return Opened(**body)
             case b"Done":

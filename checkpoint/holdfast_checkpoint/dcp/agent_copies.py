@@ -1,4 +1,4 @@
-"""Blobs of one save out of agents' memory: this machine's, else another's; and a second copy if the first is corrupt."""
+"""Blobs of one save out of agents' memory: this machine's, else another's; a second copy if the first is corrupt."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ class AgentSource:
         if self._doubted is not None and not self._doubted.has(entry):
             return None  # nobody had it a moment ago
         try:
-            return self._agent.open(self._save, entry.layer, doubted=self._doubted is not None)
+            return self._agent.open(self._save, entry.layer, size=entry.size, doubted=self._doubted is not None)
         except NoCheckpointError:
             return None
         except CheckpointError as error:

@@ -9,9 +9,10 @@ from holdfast_checkpoint.folders import parts_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentView:
-    """Of one rank: the saves that its agent knows to be whole, oldest first."""
+    """Of one rank: the saves that its agent knows to be whole, oldest first; whether copies of them are made in time."""
 
     saves: tuple[Seen, ...]
+    is_copying: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ def agreed(views: Sequence[object]) -> Handing:
     """By rank, its AgentView; anything else: it has no agent.
 
     All or none hand over: a save of which a part is missing is of no use. The newest that each agent has seen safe is
-    kept; where none is, the newest that each has seen whole.
+    kept; where none is, or copies are not made, the newest that each has seen whole.
     """
     known = [view for view in views if isinstance(view, AgentView)]
     newest = max((save.generation for view in known for save in view.saves), default=0)
@@ -38,7 +39,8 @@ def agreed(views: Sequence[object]) -> Handing:
         return Handing(is_kept=False, kept=None, newest=newest, without=without)
     whole = set.intersection(*({save.named for save in view.saves} for view in known))
     safe = set.intersection(*({save.named for save in view.saves if save.is_safe} for view in known))
-    return Handing(is_kept=True, kept=max(safe or whole, default=None), newest=newest, without=0)
+    kept = safe if safe and all(view.is_copying for view in known) else whole
+    return Handing(is_kept=True, kept=max(kept, default=None), newest=newest, without=0)
 
 
 def chosen_folder(own: str, offered: Sequence[object]) -> str:

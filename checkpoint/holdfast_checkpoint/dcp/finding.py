@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast_checkpoint.agent_messages import Named
 from holdfast_checkpoint.dcp.agent_copies import manifest_of
-from holdfast_checkpoint.dcp.local_agent import LocalAgent, whole_saves
+from holdfast_checkpoint.dcp.local_agent import LocalAgent, sights_of
 from holdfast_checkpoint.dcp.opened import OpenCheckpoint
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError, StorageError, UnfinishedError
 from holdfast_checkpoint.folders import parts_of
@@ -72,11 +72,11 @@ class Finder:
     def _look_in_memory(self) -> None:
         if self._agent is None:
             return
-        seen = whole_saves(self._agent)
-        if seen is None:
+        sights = sights_of(self._agent)
+        if sights is None:
             self._agent = None
             return
-        named = [save.named for save in seen if self._step is None or save.step == self._step]
+        named = [save.named for save in sights.saves if self._step is None or save.step == self._step]
         self._saves = tuple(sorted(named, key=lambda save: _rank(save.folder), reverse=True))
 
     def _list_stored(self) -> None:

@@ -34,7 +34,8 @@ class Handover:
         try:
             with os.fdopen(fd, "wb", closefd=False) as file:
                 file.write(data)
-            self._try(lambda: self._agent.hand(self._save, None, self._rank, fd, digest_of(data)))
+            digest = digest_of(data)
+            self._try(lambda: self._agent.hand(self._save, None, self._rank, fd, digest, is_only=self._is_only))
         finally:
             os.close(fd)
 

@@ -18,7 +18,6 @@ from holdfast_checkpoint.agent_messages import (
     Open,
     Opened,
     Refused,
-    Seen,
     Sights,
     decode_answer,
     encode,
@@ -30,9 +29,10 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError, StorageError
 
 log = logging.getLogger(__name__)
-# It waits for peers where it has to fetch from them, a large blob for minutes.
-_ANSWER_S = 600.0
 _CONNECT_S = 5.0
+# Above what it needs by itself; and where it has to fetch from peers, at least so many bytes a second.
+_ANSWER_S = 30.0
+_FETCHED_BYTES_S = 10e6
 _Question: TypeAlias = Look | Begin | Hand | Open
 _Answer: TypeAlias = Sights | Opened | Done | Refused
 
@@ -48,37 +48,51 @@ class LocalAgent:
         self.path, self._script = path, script_of(url)
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
+        self._gone: str | None = None
 
-    def look(self, copied_s: float = 0.0) -> tuple[Seen, ...]:
-        """Saves that are whole in the agents' memory, oldest first; see `Look`.
-
-        Raises: AgentGoneError, StorageError.
-        """
-        answer, _ = self._ask(Look(script=self._script, copied_s=copied_s))
-        assert isinstance(answer, Sights), "checked"
-        return answer.saves
+    def look(self, copied_s: float = 0.0) -> Sights:
+        """Saves that are whole in the agents' memory; see `Look`. Raises: AgentGoneError, StorageError."""
+        answer, _ = self._ask(Look(script=self._script, copied_s=copied_s), _ANSWER_S + copied_s)
+        if not isinstance(answer, Sights):
+            raise StorageError(f"{self.path}: the agent does not say what it holds")
+        return answer
 
     def begin(self, save: Named, blobs: int, kept: Named | None) -> None:
         """Raises: AgentGoneError, StorageError."""
         pair = (kept.step, kept.generation) if kept is not None else None
-        self._ask(Begin(script=self._script, step=save.step, generation=save.generation, blobs=blobs, kept=pair))
+        self._ask(
+            Begin(script=self._script, step=save.step, generation=save.generation, blobs=blobs, kept=pair), _ANSWER_S
+        )
 
-    def hand(self, save: Named, layer: int | None, rank: int, fd: int, digest: Digest) -> None:
-        """The memory file `fd`, which nobody may write to from now on. Raises: AgentGoneError, StorageError."""
+    def hand(
+        self, save: Named, layer: int | None, rank: int, fd: int, digest: Digest, *, is_only: bool = False
+    ) -> None:
+        """The memory file `fd`, which nobody may write to from now on; see `Hand`.
+
+        Raises: AgentGoneError, StorageError, NoCheckpointError.
+        """
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         step, generation = save.step, save.generation
-        message = Hand(script=self._script, step=step, generation=generation, layer=layer, rank=rank, digest=digest)
-        self._ask(message, fd)
+        message = Hand(
+            script=self._script,
+            step=step,
+            generation=generation,
+            layer=layer,
+            rank=rank,
+            digest=digest,
+            is_only=is_only,
+        )
+        self._ask(message, _ANSWER_S, fd)
 
-    def open(self, save: Named, layer: int | None, *, doubted: bool = False) -> tuple[int, str]:
-        """A descriptor of the nearest copy, the caller's to close, and the node whose it is.
+    def open(self, save: Named, layer: int | None, *, size: int = 0, doubted: bool = False) -> tuple[int, str]:
+        """A descriptor of the nearest copy, the caller's to close, and the node whose it is. `size`: about.
 
         Raises:
             NoCheckpointError: no agent that lives has one.
             AgentGoneError, StorageError.
         """
         message = Open(script=self._script, step=save.step, generation=save.generation, layer=layer, doubted=doubted)
-        answer, fd = self._ask(message)
+        answer, fd = self._ask(message, _ANSWER_S + size / _FETCHED_BYTES_S)
         if not isinstance(answer, Opened) or fd is None:
             raise StorageError(f"{self.path}: the agent gave no file")
         return fd, answer.source
@@ -87,11 +101,15 @@ class LocalAgent:
         """The agent forgets what it fetched for us."""
         with self._lock:
             self._drop()
+            self._gone = None
 
-    def _ask(self, question: _Question, fd: int | None = None) -> tuple[_Answer, int | None]:
+    def _ask(self, question: _Question, within_s: float, fd: int | None = None) -> tuple[_Answer, int | None]:
         with self._lock:
+            if self._gone is not None:  # nobody waits for it again and again
+                raise AgentGoneError(self._gone)
             try:
                 connection = self._connected()
+                connection.settimeout(within_s)
                 send(connection, encode(question), fd)
                 data, given = receive(connection)
                 answer = decode_answer(data)
@@ -99,7 +117,8 @@ class LocalAgent:
                 self._drop()
                 if isinstance(error, CheckpointError):
                     raise
-                raise AgentGoneError(f"{self.path}: the agent does not answer ({error})") from error
+                self._gone = f"{self.path}: the agent does not answer ({error})"
+                raise AgentGoneError(self._gone) from error
         if isinstance(answer, Refused):
             kind = NoCheckpointError if answer.is_missing else StorageError
             raise kind(f"the agent at {self.path}: {answer.reason}")
@@ -111,7 +130,6 @@ class LocalAgent:
             try:
                 connection.settimeout(_CONNECT_S)
                 connection.connect(str(self.path))
-                connection.settimeout(_ANSWER_S)
             except BaseException:
                 connection.close()
                 raise
@@ -133,7 +151,7 @@ def local_agent(path: str | os.PathLike[str] | None, url: str) -> LocalAgent | N
     return None
 
 
-def whole_saves(agent: LocalAgent, copied_s: float = 0.0) -> tuple[Seen, ...] | None:
+def sights_of(agent: LocalAgent, copied_s: float = 0.0) -> Sights | None:
     """As `LocalAgent.look`; None, with a line in the log, if it does not answer."""
     try:
         return agent.look(copied_s)

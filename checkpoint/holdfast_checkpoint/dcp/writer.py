@@ -22,7 +22,7 @@ from holdfast_checkpoint.dcp.agreeing import AgentView, Handing, agreed
 from holdfast_checkpoint.dcp.committing import WrittenObject, WrittenTensor, identity_of
 from holdfast_checkpoint.dcp.handing import Handover
 from holdfast_checkpoint.dcp.host_memory import HostMemory
-from holdfast_checkpoint.dcp.local_agent import LocalAgent, local_agent, whole_saves
+from holdfast_checkpoint.dcp.local_agent import LocalAgent, local_agent, sights_of
 from holdfast_checkpoint.dcp.objects import unpacked
 from holdfast_checkpoint.dcp.packing import Part, grouped
 from holdfast_checkpoint.dcp.storing import BlobStore, StoredBlob
@@ -97,11 +97,11 @@ class HoldfastWriter(StorageWriter):
         agent = self._agent()
         if agent is None:
             return plan
-        try:
-            saves = whole_saves(agent, copied_s=_COPIED_S)
-        finally:
-            agent.close()
-        return plan if saves is None else replace(plan, storage_data=AgentView(saves=saves))
+        with closing(agent):
+            sights = sights_of(agent, copied_s=_COPIED_S)
+        if sights is None:
+            return plan
+        return replace(plan, storage_data=AgentView(saves=sights.saves, is_copying=sights.is_copying))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         for plan in plans:

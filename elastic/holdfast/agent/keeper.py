@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +39,14 @@ from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
 log = logging.getLogger(__name__)
 _REFRESH_S = 2.0
+_FORGET_EVERY_S = 60.0
 _SCRIPT = "/scripts/{script:[0-9a-f]{16}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeeperOptions:
     """What the command line says. `copies`: of each blob, on machines of other failure domains. `bandwidth`: bytes a
-    second that copies may take of the network."""
+    second that copies may take of the network. `forget_s`: a save goes that is so old."""
 
     name: str
     address: StoreAddress
@@ -58,6 +60,7 @@ class KeeperOptions:
     copies: int = 1
     bandwidth: int | None = None
     lease_ttl_s: float = 10.0
+    forget_s: float = 86_400.0
     tls: TlsFiles | None = None
 
 
@@ -92,7 +95,7 @@ class Keeper:
         self._incarnation = uuid.uuid4().hex[:12]
         self._peers = Peers(Credentials(options.secret, self._keys.job), options.tls)
         self._http = HttpPort(options.listening, self._peers, self._alive, self._status, None, for_peers=self._routes())
-        self._socket = ScriptSocket(options.socket, options.node, self._shelf)
+        self._socket = ScriptSocket(options.socket, self._shelf)
         self._claim = NodeClaim(store, Keys(job=self._keys.job), self._peers, options.lease_ttl_s)
         self._lease = NodeLease(
             store,
@@ -129,6 +132,7 @@ class Keeper:
                     (self._follow(), "follow"),
                     (self._publish(), "publish"),
                     (self._socket.run(), "scripts"),
+                    (self._forget(), "forget"),
                 ):
                     self._tasks.create_task(work, name=name)
                 log.info("keeper.ready", extra={"socket": str(self._options.socket), "port": self._http.port})
@@ -155,6 +159,13 @@ class Keeper:
             except LeaseExpiredError:
                 log.warning("lease.expired", extra={"lease": self._lease.id})
         self._changed.set()
+
+    async def _forget(self) -> None:
+        """For ever: what nobody has saved anew for long goes."""
+        while True:
+            await asyncio.sleep(_FORGET_EVERY_S)
+            for shelf in list(self._shelves.values()):
+                shelf.forget(time.time() - self._options.forget_s)
 
     async def _publish(self) -> None:
         """For ever: say what is held here, whenever it has changed."""
@@ -194,7 +205,9 @@ class Keeper:
 
     def _see(self, key: str, kv: KeyValue | None) -> None:
         if key == self._keys.keeper(self._options.node):
-            return  # this one's own
+            if kv is None and self._said is not None:
+                self._lease.lose()  # taken for dead: it says that it lives
+            return
         try:
             if kv is None:
                 self._others.pop(key, None)

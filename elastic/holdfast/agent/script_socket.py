@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 _STALLED_S = 30.0
 _PATH_BYTES_MAX = 107  # sun_path
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_SCRIPT = re.compile("[0-9a-f]{16}")
 _Question = Look | Begin | Hand | Open
 _Answer = Sights | Opened | Done | Refused
 
@@ -46,8 +48,8 @@ _Answer = Sights | Opened | Done | Refused
 class ScriptSocket:
     """One an agent. `shelf_of` gives the place of a script, made when it is first asked for."""
 
-    def __init__(self, path: Path, node: str, shelf_of: Callable[[str], Shelf]) -> None:
-        self._path, self._node, self._shelf_of = path, node, shelf_of
+    def __init__(self, path: Path, shelf_of: Callable[[str], Shelf]) -> None:
+        self._path, self._shelf_of = path, shelf_of
         self._listening: socket.socket | None = None
 
     def open(self) -> None:
@@ -106,9 +108,12 @@ class ScriptSocket:
             try:
                 while True:
                     await self._answer_one(connection, loads_from)
-            except (OSError, TimeoutError, FormatError) as error:
-                if not isinstance(error, ConnectionError):
-                    log.warning("script.broken", extra={"error": str(error) or repr(error)})
+            except ConnectionError:
+                pass  # it has ended
+            except (OSError, FormatError) as error:
+                log.warning("script.broken", extra={"error": str(error) or repr(error)})
+            except Exception:  # the task's boundary: what is held here must outlive a bug in how one script is served
+                log.exception("script.failed")
             finally:
                 for shelf in loads_from:
                     shelf.leave()
@@ -128,10 +133,12 @@ class ScriptSocket:
         """And the file that goes along."""
         try:
             question: _Question = decode_message(QUESTIONS, data)
+            if not _SCRIPT.fullmatch(question.script):
+                raise ProtocolError(f"script {question.script[:50]!r}: should be 16 hexadecimal digits")
             shelf = self._shelf_of(question.script)
             match question:
                 case Look():
-                    return Sights(node=self._node, saves=await shelf.look(question)), None
+                    return await shelf.look(question), None
                 case Begin():
                     shelf.begin(question)
                     return Done(), None

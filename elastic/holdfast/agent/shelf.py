@@ -5,7 +5,6 @@ to be kept; once a save is safe (`control.keeping`) all before it go.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,17 +17,18 @@ from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.control.keeping import Holdings, age, holdings
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import HeldSave, KeeperRecord
 from holdfast.model.records import Version
-from holdfast_checkpoint.agent_messages import Begin, Hand, Look, Open, Seen
+from holdfast_checkpoint.agent_messages import Begin, Hand, Look, Named, Open, Seen, Sights
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError
 from holdfast_checkpoint.ram import FETCHED, OWN, PEER, Copy, RamTier
 
 log = logging.getLogger(__name__)
 _PROBE_S = 1.0
 _WHOLE_S = 10.0
+_BLOBS_MAX = 13_000  # what a question between agents has room for
 _PEERS_ERRORS = (CheckpointError, HoldfastError, OSError, aiohttp.ClientError)
 
 
@@ -65,6 +65,7 @@ class Shelf:
         self._known = Holdings(saves={}, domains={})
         self._kept: Version | None = None
         self._news = News()
+        self._is_slow = False  # a script waited for copies in vain, and none has been made since
         self._opening: dict[tuple[Version, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._readers = 0
 
@@ -110,10 +111,17 @@ class Shelf:
             self.tier.admit(record.agent for record in records)
             self.tier.follow(self._known.placed(whole[-1], self._copies))
         if (safe := self._known.newest_safe(self._copies)) is not None:
+            self._is_slow = self._is_slow and safe != whole[-1]
             self._supersede(safe)
         self._news.tell()
 
     def begin(self, message: Begin) -> None:
+        """Raises: ProtocolError: not a save that agents can keep."""
+        if not 0 <= message.blobs < _BLOBS_MAX or message.step < 0 or message.generation < 0:
+            raise ProtocolError(
+                f"step {message.step} has {message.blobs} blobs; agents keep saves of up to {_BLOBS_MAX - 1}: "
+                "make them larger (blob_bytes)"
+            )
         version = Version(message.step, message.generation)
         self._blobs[version] = message.blobs
         spared = {version, Version(*message.kept)} if message.kept is not None else {version}
@@ -123,11 +131,9 @@ class Shelf:
         self._changed()
 
     async def hand(self, message: Hand, path: str) -> None:
-        """With the manifest, which comes last, this returns once the save is whole for whoever looks.
-
-        Raises:
-            NoCheckpointError: the save was not begun, or does not get whole.
-            CheckpointError, OSError: the file is not what it says.
+        """Raises:
+        NoCheckpointError: the save was not begun, or is nowhere else and does not get whole.
+        CheckpointError, OSError: the file is not what it says.
         """
         version = Version(message.step, message.generation)
         layer = self._layer(version, message.layer)
@@ -135,7 +141,7 @@ class Shelf:
         self.ram.adopt(origin, layer, message.step, message.generation, path, message.digest)
         self.tier.changed()
         self._changed()
-        if message.layer is None:
+        if message.layer is None and message.is_only:
             await self._wait_for_whole(version)
 
     async def _wait_for_whole(self, version: Version) -> None:
@@ -149,19 +155,31 @@ class Shelf:
                 " told of in the store"
             ) from None
 
-    async def look(self, message: Look) -> tuple[Seen, ...]:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(message.copied_s):
-                while self._is_copying():
-                    await self._news.wait()
-        if not message.copied_s:
+    async def look(self, message: Look) -> Sights:
+        if message.copied_s:
+            await self._wait_for_copies(message.copied_s)
+        else:
             await self._refresh()
             await self._ask_who_lives()
         known = self._without_silent()
-        return tuple(
+        saves = tuple(
             Seen(step=version.step, generation=version.generation, is_safe=known.is_safe(version, self._copies))
             for version in known.whole()
         )
+        return Sights(node=str(self._node), saves=saves, is_copying=not self._is_slow)
+
+    async def _wait_for_copies(self, within_s: float) -> None:
+        """Of the newest save. Not again if it was in vain, until copies are made: a peer that cannot take any must not
+        hold up every save."""
+        if self._is_slow:
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                while self._is_copying():
+                    await self._news.wait()
+        except TimeoutError:
+            self._is_slow = True
+            log.warning("script.copies_late", extra={"script": self._script, "waited_s": within_s})
 
     async def open(self, message: Open) -> tuple[Copy, str]:
         """A copy, and whose it is. Raises: NoCheckpointError: nobody has a sound one."""
@@ -173,6 +191,11 @@ class Shelf:
             if copies := self.ram.find(layer, version.step, version.generation):
                 return copies[0], str(self._node)
             return await self._fetch(version, layer)
+
+    def forget(self, before_s: float) -> None:
+        """All that was saved before that time; every agent does so."""
+        self.ram.keep_only(lambda copy: copy.kind == FETCHED or Named(copy.generation, copy.step).made_s >= before_s)
+        self._changed()
 
     def enter(self) -> None:
         """Somebody loads from here."""

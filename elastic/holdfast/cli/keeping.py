@@ -41,6 +41,9 @@ def keep(
     lease: Annotated[
         float, typer.Option(min=0.5, metavar="SECONDS", help="After so long a silence it counts as gone.")
     ] = 10.0,
+    forget: Annotated[
+        float, typer.Option(min=0.1, metavar="HOURS", help="A save that is so old goes; the same everywhere.")
+    ] = 24.0,
     tls_cert: Annotated[
         Path | None, typer.Option(envvar="HOLDFAST_TLS_CERT", help="This agent's certificate; TLS between all agents.")
     ] = None,
@@ -76,6 +79,7 @@ def keep(
         copies=copies,
         bandwidth=int(rate) if (rate := bytes_a_second(bandwidth)) is not None else None,
         lease_ttl_s=lease,
+        forget_s=forget * 3600,
         tls=tls_files(tls_cert, tls_key, tls_ca),
     )
     set_up_logging(as_json=as_json, name=options.name, node=options.node)
