@@ -9,7 +9,7 @@ from holdfast_checkpoint.folders import parts_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentView:
-    """Of one rank: the saves that its agent knows to be whole, oldest first; whether copies of them are made in time."""
+    """Of one rank: the saves that its agent knows to be whole, oldest first; whether they are copied in time."""
 
     saves: tuple[Seen, ...]
     is_copying: bool = True

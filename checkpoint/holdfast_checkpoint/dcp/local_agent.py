@@ -60,9 +60,8 @@ class LocalAgent:
     def begin(self, save: Named, blobs: int, kept: Named | None) -> None:
         """Raises: AgentGoneError, StorageError."""
         pair = (kept.step, kept.generation) if kept is not None else None
-        self._ask(
-            Begin(script=self._script, step=save.step, generation=save.generation, blobs=blobs, kept=pair), _ANSWER_S
-        )
+        message = Begin(script=self._script, step=save.step, generation=save.generation, blobs=blobs, kept=pair)
+        self._ask(message, _ANSWER_S)
 
     def hand(
         self, save: Named, layer: int | None, rank: int, fd: int, digest: Digest, *, is_only: bool = False
@@ -112,17 +111,25 @@ class LocalAgent:
                 connection.settimeout(within_s)
                 send(connection, encode(question), fd)
                 data, given = receive(connection)
-                answer = decode_answer(data)
             except (OSError, CheckpointError) as error:
                 self._drop()
                 if isinstance(error, CheckpointError):
                     raise
                 self._gone = f"{self.path}: the agent does not answer ({error})"
                 raise AgentGoneError(self._gone) from error
+        try:
+            return self._granted(decode_answer(data)), given
+        except CheckpointError:
+            if given is not None:
+                os.close(given)
+            raise
+
+    def _granted(self, answer: _Answer) -> _Answer:
+        """Raises: NoCheckpointError, StorageError: it is refused."""
         if isinstance(answer, Refused):
             kind = NoCheckpointError if answer.is_missing else StorageError
             raise kind(f"the agent at {self.path}: {answer.reason}")
-        return answer, given
+        return answer
 
     def _connected(self) -> socket.socket:
         if self._connection is None:

@@ -39,6 +39,7 @@ from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
 log = logging.getLogger(__name__)
 _REFRESH_S = 2.0
+_HEARD_S = 0.01
 _FORGET_EVERY_S = 60.0
 _SCRIPT = "/scripts/{script:[0-9a-f]{16}}"
 
@@ -107,7 +108,7 @@ class Keeper:
         self._shelves: dict[str, Shelf] = {}
         self._others: dict[str, tuple[int, KeeperRecord]] = {}  # and the revision of each
         self._said: tuple[int, KeeperRecord] | None = None  # under which lease
-        self._changed = asyncio.Event()
+        self._changed, self._heard = asyncio.Event(), asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -131,6 +132,7 @@ class Keeper:
                     (self._lease.watch(), "lease-age"),
                     (self._follow(), "follow"),
                     (self._publish(), "publish"),
+                    (self._tell_in_time(), "tell"),
                     (self._socket.run(), "scripts"),
                     (self._forget(), "forget"),
                 ):
@@ -202,6 +204,7 @@ class Keeper:
             self._see(key, None)
         for kv in by_revision(snapshot.kvs):
             self._see(kv.key, kv)
+        self._tell_shelves()
 
     def _see(self, key: str, kv: KeyValue | None) -> None:
         if key == self._keys.keeper(self._options.node):
@@ -217,16 +220,26 @@ class Keeper:
             log.error("keeper.malformed", extra={"key": key, "error": str(error)})
             return
         self._peers.credentials.expect(len(self._others) + 1)
-        for script in {save.script for _, record in self._others.values() for save in record.held}:
-            self._shelf(script)
-        self._tell_shelves()
+        self._heard.set()
+
+    async def _tell_in_time(self) -> None:
+        """For ever: of many changes at once, all agents' at the end of a save, the shelves hear as of one."""
+        while True:
+            await self._heard.wait()
+            await asyncio.sleep(_HEARD_S)
+            self._tell_shelves()
 
     def _tell_shelves(self) -> None:
-        if self._said is None:
-            return
-        records = [*(record for _, record in self._others.values()), self._said[1]]
+        self._heard.clear()
+        records = self._records()
+        for script in {save.script for record in records for save in record.held}:
+            self._shelf(script)
         for shelf in list(self._shelves.values()):
             shelf.see(records)
+
+    def _records(self) -> list[KeeperRecord]:
+        """What all have said, this agent too; [] before it has."""
+        return [*(record for _, record in self._others.values()), self._said[1]] if self._said is not None else []
 
     def _shelf(self, script: str) -> Shelf:
         """Of that script; kept as long as this agent, since the next save is to find its place."""
@@ -244,7 +257,7 @@ class Keeper:
             assert self._tasks is not None, "nobody asks before it runs"
             self._tasks.create_task(shelf.run(), name=f"script-{script}")
             self._shelves[script] = shelf
-            self._tell_shelves()
+            shelf.see(self._records())
         return self._shelves[script]
 
     def _record(self) -> KeeperRecord:

@@ -58,6 +58,31 @@ def test_an_agent_is_refused_before_it_speaks_to_anyone(
     assert complaint in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--name", "A/b"], "--name 'A/b': should be a-z, 0-9 and '-', at most 63"),
+        (["--address", "::"], "give this machine's address, and --listen ::"),
+        (["--node", "Node 1"], "--node: node 'Node 1'"),
+        (["--bandwidth", "fast"], "--bandwidth fast: should be bytes a second"),
+        (["--socket", "/none/s"], "--socket /none/s: No such file"),
+        (["--copies", "-1"], "Invalid value for '--copies'"),
+        (["--tls-cert", "cert.pem"], "--tls-key: missing"),
+    ],
+)
+def test_an_agent_that_keeps_is_refused_before_it_speaks_to_anyone(
+    holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    monkeypatch.setenv("HOLDFAST_SECRET", "a secret of some length")
+    given = {"--name": "j", "--store": "127.0.0.1:1", "--node": "n", "--address": "127.0.0.1"}
+    given |= {"--socket": str(tmp_path / "s")} | dict(zip(arguments[::2], arguments[1::2], strict=True))
+
+    code, _, error = holdfast("keep", *[word for pair in given.items() for word in pair])
+
+    assert code == 2
+    assert complaint in error
+
+
 def test_an_agent_without_a_secret_is_refused(holdfast: Holdfast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOLDFAST_SECRET", raising=False)
 
