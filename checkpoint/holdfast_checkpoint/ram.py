@@ -167,12 +167,6 @@ class RamTier:
             raise CorruptError(f"{copy}: {path} {what}")
         return self._add(copy)
 
-    def overwriting(self, origin: str, layer: int, step: int, generation: int) -> None:
-        """Its owner is about to overwrite that copy, if it is here."""
-        copy = self._copies.get((origin, layer, step, generation))
-        if copy is not None:
-            self.drop(copy)
-
     def new_buffer(self, layer: int, step: int, generation: int, size: int, origin: str) -> Incoming:
         """Raises: StorageError: no memory, or no more open files."""
         _checked(origin)
@@ -220,10 +214,6 @@ class RamTier:
         for copy in list(self._copies.values()):
             if not predicate(copy):
                 self.drop(copy)
-
-    def drop_older(self, than: tuple[int, int]) -> None:
-        """All of a version (step, generation) before that one."""
-        self.keep_only(lambda copy: copy.version >= than)
 
     def bytes_held(self) -> Mapping[str, int]:
         """By kind of origin. "own" counts what this node's workers hold too, not twice as much."""

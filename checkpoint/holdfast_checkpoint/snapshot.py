@@ -56,20 +56,6 @@ class Snapshotter:
         self._begun = attempt
         self._queue.put(attempt)
 
-    def overwrites(
-        self, step: int, generation: int, layers: Iterable[int], keep: tuple[int, int] | None
-    ) -> tuple[tuple[int, int, int], ...]:
-        """(layer, step, generation) of each copy that `begin` with the same arguments would destroy."""
-        assert self._begun is None, "one copy at a time: wait() comes first"
-        found = []
-        for layer in sorted(layers):
-            versions = self._buffers[layer].versions if layer in self._buffers else (None,)
-            at = choose(versions, (step, generation), keep)
-            version = None if at is None else versions[at]
-            if version is not None:
-                found.append((layer, *version))
-        return tuple(found)
-
     @property
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""

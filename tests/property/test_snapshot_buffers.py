@@ -92,11 +92,8 @@ class World:
         kept = self.held_of(keep)
         # One state for a version: its size is that of the first attempt at it.
         size = next((size for (other, _), size in self.sizes.items() if other == version), attempt.size)
-        overwritten = self.snapshotter.overwrites(*version, attempt.layers, keep)
-        assert keep not in [(step, generation) for _, step, generation in overwritten]
         if attempt.is_told:
-            for name in overwritten:
-                self.tier.overwriting("own:0", *name)
+            self.tier.keep_only(lambda copy: copy.version == keep)
         with failing(attempt.dies_in):
             self.snapshotter.begin(*version, {layer: state(version, layer, size) for layer in attempt.layers}, keep)
             try:

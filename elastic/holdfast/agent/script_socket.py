@@ -38,6 +38,7 @@ from holdfast_checkpoint.errors import CheckpointError, FormatError, NoCheckpoin
 log = logging.getLogger(__name__)
 # For the rest of a message once it has begun, and for an answer to be taken.
 _STALLED_S = 30.0
+_ACCEPT_AGAIN_S = 0.5
 _PATH_BYTES_MAX = 107  # sun_path
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _SCRIPT = re.compile("[0-9a-f]{16}")
@@ -94,7 +95,12 @@ class ScriptSocket:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             while True:
-                connection, _ = await loop.sock_accept(self._listening)
+                try:
+                    connection, _ = await loop.sock_accept(self._listening)
+                except OSError as error:  # no more open files: others may close some
+                    log.error("script.not_accepted", extra={"error": str(error)})
+                    await asyncio.sleep(_ACCEPT_AGAIN_S)
+                    continue
                 tasks.create_task(self._serve(connection), name="script")
 
     async def _serve(self, connection: socket.socket) -> None:

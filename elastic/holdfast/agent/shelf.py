@@ -106,9 +106,9 @@ class Shelf:
         self._known = holdings(records, self._script)
         for version, held in self._known.saves.items():
             self._blobs.setdefault(version, max(save.blobs for save in held.values()))
+        self.tier.admit(record.agent for record in records)
         whole = self._known.whole()
         if whole:
-            self.tier.admit(record.agent for record in records)
             self.tier.follow(self._known.placed(whole[-1], self._copies))
         if (safe := self._known.newest_safe(self._copies)) is not None:
             self._is_slow = self._is_slow and safe != whole[-1]

@@ -133,8 +133,7 @@ def test_a_copy_that_is_being_overwritten_is_not_told_of_whether_or_not_its_work
     first, second, third = Owner(blob(1)), Owner(blob(2)), Owner(blob(3))
     for layer, owner, step in ((0, first, 1), (1, second, 2), (2, third, 3)):
         tier.adopt("own:0", layer, step, 1, owner.path, digest_of(blob(step)))
-    tier.overwriting("own:0", 0, 1, 1)
-    tier.overwriting("own:0", 0, 1, 1)  # again, or of what is not here: nothing
+    tier.keep_only(lambda copy: copy.layer != 0)
     second.write(bytes(LENGTH.size))  # begun and not finished
     third.write(blob(4))  # finished, and not told
     assert tier.versions() == {}
@@ -210,7 +209,7 @@ def test_memory_is_counted_by_where_it_came_from_and_given_back(tier: RamTier) -
         received(tier, step)
     received(tier, 2, origin="fetched")
     assert tier.bytes_held() == {"own": 2 * size, "peer": 2 * size, "fetched": size}
-    tier.drop_older((2, 1))
+    tier.keep_only(lambda copy: copy.version >= (2, 1))
     assert tier.versions() == {(2, 1): {0}}
     assert tier.bytes_held() == {"own": size, "peer": size, "fetched": size}
     tier.keep_only(lambda copy: copy.kind == "peer")
