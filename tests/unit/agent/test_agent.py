@@ -17,7 +17,7 @@ from holdfast.agent.agent import Agent
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import HttpPort, Listening
-from holdfast.agent.main import _explain
+from holdfast.agent.main import explain
 from holdfast.agent.peers import Peers
 from holdfast.agent.settings import AgentSettings
 from holdfast.errors import LeaseExpiredError, StoreError, StoreUnavailableError, UserError
@@ -265,8 +265,8 @@ async def test_the_deadline_of_sigterm_runs_while_the_store_is_away(running: Run
 def test_of_many_errors_one_is_told() -> None:
     refused = StoreError("no space; make some")
     group = ExceptionGroup("tasks", [ExceptionGroup("more", [refused]), LeaseExpiredError("gone")])
-    assert _explain(group) is refused
-    assert "KeyError(7)" in str(_explain(ExceptionGroup("tasks", [KeyError(7)])))
+    assert explain(group) is refused
+    assert "KeyError(7)" in str(explain(ExceptionGroup("tasks", [KeyError(7)])))
 
 
 async def test_an_agent_whose_worker_does_not_get_warm_in_a_job_that_has_begun_leaves_with_an_error(
