@@ -152,7 +152,7 @@ class Shelf:
         except TimeoutError:
             raise NoCheckpointError(
                 f"the agents do not hold all of step {version.step}: {_WHOLE_S:.0f} s after its last blob some were not"
-                " told of in the store"
+                " told of in the store; look at the agents' logs for what keeps them from it"
             ) from None
 
     async def look(self, message: Look) -> Sights:
