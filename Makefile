@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-rest test-quick simulate check bench clean
+.PHONY: help setup demo test test-chaos test-rest test-quick simulate check crd bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -41,6 +41,9 @@ check: setup ## lint, format, types, layer contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+crd: setup ## write the CRD from the operator's model
+	$(BIN)/python -m holdfast_operator.api > charts/holdfast/files/elasticjobs.holdfast.dev.yaml
 
 bench: setup ## run every benchmark; numbers go to bench-results/
 	@mkdir -p bench-results

@@ -1,13 +1,28 @@
 """An `ElasticJob`: what its spec and its status hold. The schema of the CRD is made from this (`crd.py`)."""
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from holdfast_operator.api.v1alpha1.section import Section
+from holdfast_operator.api.v1alpha1.names import JOB_NAME_MAX
+from holdfast_operator.api.v1alpha1.section import Distinct, Listed, Rule, Section
 from holdfast_operator.api.v1alpha1.status import ElasticJobStatus
+from holdfast_operator.api.v1alpha1.template import Template
 
 __all__ = ["ElasticJob", "ElasticJobSpec", "ElasticJobStatus", "Metadata"]
+
+JOB_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+# A password in a URL, which belongs into a Secret: objects are read by many, and printed.
+_PASSWORD_IN_URL = r"^[^/]*//[^/]*:[^/]*@"
+
+Endpoint = Annotated[
+    str, Field(max_length=261, pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]*|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$")
+]
+TaintKey = Annotated[
+    str, Field(max_length=317, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+]
+Argument = Annotated[str, Field(max_length=8192)]
 
 
 class Program(Section):
@@ -18,7 +33,9 @@ class Program(Section):
         max_length=1024,
         description="module:function or path/file.py:function; a path is relative to the image's working directory",
     )
-    params: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that function")
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict, max_length=256, description="keyword arguments of that function"
+    )
 
 
 class Batch(Section):
@@ -27,6 +44,17 @@ class Batch(Section):
     size: int | None = Field(default=None, ge=1, le=10**9, description="samples of a step, over all nodes")
     microbatch: int | None = Field(default=None, ge=1, le=10**9, description="samples that pass a stage at once")
     block: int = Field(default=1, ge=1, le=10**6, description="microbatches a block, the unit of canonical reduction")
+
+    rules = (
+        Rule(
+            cel="!has(self.size) || !has(self.microbatch) || self.size % (self.microbatch * self.block) == 0",
+            holds=lambda batch: (
+                batch.size is None or batch.microbatch is None or batch.size % (batch.microbatch * batch.block) == 0
+            ),
+            field="size",
+            message="should be a multiple of microbatch times block",
+        ),
+    )
 
 
 class Nodes(Section):
@@ -38,13 +66,38 @@ class Nodes(Section):
         default=None, ge=1, le=10_000, description="how many are asked for; `kubectl scale` sets it; by default max"
     )
 
+    immutable = ("min", "max")
+    rules = (
+        Rule(
+            cel="self.min <= self.max",
+            holds=lambda nodes: nodes.min <= nodes.max,
+            field="max",
+            message="should be at least min",
+        ),
+        Rule(
+            cel="!has(self.desired) || self.desired >= self.min",
+            holds=lambda nodes: nodes.desired is None or nodes.desired >= nodes.min,
+            field="desired",
+            message="should be at least min; to free every node, set suspend",
+        ),
+        Rule(
+            cel="!has(self.desired) || self.desired <= self.max",
+            holds=lambda nodes: nodes.desired is None or nodes.desired <= nodes.max,
+            field="desired",
+            message="should be at most max",
+        ),
+    )
+
 
 class Layout(Section):
     """Wishes for the planner."""
 
     depth: int | None = Field(default=None, ge=1, le=10_000, description="wanted pipeline depth; planned if left out")
     memory_per_slot: str | None = Field(
-        default=None, pattern=r"^[0-9]+(\.[0-9]+)?\s*(|[KMGT]i?B?|B)$", description="that a slot may use, such as 8GiB"
+        default=None,
+        max_length=32,
+        pattern=r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?\s*(|B|[KMGT](B|iB?))$",
+        description="that a slot may use, such as 8GiB",
     )
 
 
@@ -59,6 +112,15 @@ class Timeouts(Section):
     start_settle: float = Field(default=5.0, gt=0, le=86_400, description="how long the first step waits for nodes")
     orphan: float = Field(default=600.0, gt=0, le=86_400, description="training without the store ends after this")
 
+    rules = (
+        Rule(
+            cel="self.orphan >= self.leaseTtl",
+            holds=lambda timeouts: timeouts.orphan >= timeouts.lease_ttl,
+            field="orphan",
+            message="should be at least leaseTtl",
+        ),
+    )
+
 
 class SecretRef(Section):
     """A Secret in the job's namespace."""
@@ -69,19 +131,28 @@ class SecretRef(Section):
 class Rendezvous(Section):
     """The etcd through which the job's nodes find each other."""
 
-    endpoints: tuple[str, ...] = Field(
+    endpoints: Distinct[Endpoint] = Field(
         min_length=1, max_length=16, description="host:port of each etcd member; every one is tried"
     )
     prefix: str = Field(
         default="holdfast",
         max_length=256,
-        pattern=r"^[A-Za-z0-9._/-]*$",
+        pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$",
         description="keys lie below it, by namespace",
     )
     tls_secret: SecretRef | None = Field(
         default=None, description="with ca.crt and, for a client certificate, tls.crt and tls.key; TLS is used if given"
     )
     credentials_secret: SecretRef | None = Field(default=None, description="with username and password")
+
+    rules = (
+        Rule(
+            cel="self.endpoints.all(e, int(e.substring(e.lastIndexOf(':') + 1)) <= 65535)",
+            holds=lambda rendezvous: all(int(e.rpartition(":")[2]) <= 65535 for e in rendezvous.endpoints),
+            field="endpoints",
+            message="should have ports from 1 to 65535",
+        ),
+    )
 
 
 class State(Section):
@@ -90,6 +161,7 @@ class State(Section):
     url: str | None = Field(
         default=None,
         max_length=2048,
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\s?#]+$",
         description="for checkpoints and final weights: s3://..., gs://..., file:///...",
     )
     credentials_secret: SecretRef | None = Field(
@@ -101,11 +173,28 @@ class State(Section):
     keep_last: int = Field(default=3, ge=1, le=10**6, description="newest checkpoints that are kept")
     keep_every: int | None = Field(default=None, ge=1, le=10**12, description="those of these steps stay for ever")
 
+    immutable = ("url", "copies", "snapshot_every", "checkpoint_every", "keep_last", "keep_every")
+    rules = (
+        Rule(
+            cel=f"!has(self.url) || !self.url.matches('{_PASSWORD_IN_URL}')",
+            holds=lambda state: state.url is None or re.match(_PASSWORD_IN_URL, state.url) is None,
+            field="url",
+            message="should hold no user and password; put them into a Secret and name it in credentialsSecret",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            cel="!has(self.url) || !self.url.startsWith('memory:')",
+            holds=lambda state: state.url is None or not state.url.startswith("memory:"),
+            field="url",
+            message="should be a storage that outlives a pod; leave it out for none",
+        ),
+    )
+
 
 class Preemption(Section):
     """How notice of a preemption is told."""
 
-    notice_taints: tuple[str, ...] = Field(
+    notice_taints: Distinct[TaintKey] = Field(
         default=(
             "cloud.google.com/impending-node-termination",
             "aws-node-termination-handler/spot-itn",
@@ -132,12 +221,21 @@ class RestartPolicy(Section):
     backoff: float = Field(default=5.0, gt=0, le=86_400, description="seconds before a replacement; doubled each time")
     backoff_max: float = Field(default=300.0, gt=0, le=86_400, description="seconds at most")
 
+    rules = (
+        Rule(
+            cel="self.backoffMax >= self.backoff",
+            holds=lambda policy: policy.backoff_max >= policy.backoff,
+            field="backoffMax",
+            message="should be at least backoff",
+        ),
+    )
+
 
 class ElasticJobSpec(Section):
     """What is wanted."""
 
     program: Program | None = Field(default=None, description="what is trained; this or command")
-    command: tuple[str, ...] | None = Field(
+    command: Listed[Argument] | None = Field(
         default=None,
         min_length=1,
         max_length=256,
@@ -155,7 +253,7 @@ class ElasticJobSpec(Section):
     timeouts: Timeouts = Field(default_factory=Timeouts, description="how long to wait before doubting, in seconds")
     rendezvous: Rendezvous = Field(description="the etcd through which the job's nodes find each other")
     state: State = Field(default_factory=State, description="where state lives beside the nodes' own memory")
-    template: dict[str, Any] = Field(description="PodTemplateSpec; the agent runs in its container `holdfast`")
+    template: Template = Field(description="PodTemplateSpec; the agent runs in its container `holdfast`")
     preemption: Preemption = Field(default_factory=Preemption, description="how notice of a preemption is told")
     restart_policy: RestartPolicy = Field(default_factory=RestartPolicy, description="when failures end the job")
     start_deadline_seconds: int | None = Field(
@@ -167,7 +265,10 @@ class ElasticJobSpec(Section):
     )
     suspend: bool = Field(default=False, description="checkpoint and free every pod; false again: go on from there")
     managed_by: str | None = Field(
-        default=None, max_length=63, description="left alone by this operator unless holdfast.dev/operator; immutable"
+        default=None,
+        max_length=63,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        description="left alone by this operator unless holdfast.dev/operator; immutable",
     )
     pod_termination_timeout: float = Field(
         default=60.0,
@@ -176,11 +277,63 @@ class ElasticJobSpec(Section):
         description="seconds; a pod in Terminating for longer is removed by force",
     )
 
+    # All that goes into the runtime's job spec: that of a job which began cannot change.
+    immutable = (
+        "program",
+        "command",
+        "steps",
+        "batch",
+        "reduction",
+        "device",
+        "slots_per_node",
+        "layout",
+        "timeouts",
+        "rendezvous",
+        "managed_by",
+    )
+    rules = (
+        Rule(
+            cel="has(self.program) || has(self.command)",
+            holds=lambda spec: spec.program is not None or spec.command is not None,
+            field="program",
+            message="should be given, or else command",
+            reason="FieldValueRequired",
+        ),
+        Rule(
+            cel="!has(self.program) || !has(self.command)",
+            holds=lambda spec: spec.program is None or spec.command is None,
+            field="command",
+            message="should be left out where program is given",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            cel="!has(self.program) || has(self.steps)",
+            holds=lambda spec: spec.program is None or spec.steps is not None,
+            field="steps",
+            message="should say how many steps program trains",
+            reason="FieldValueRequired",
+        ),
+        Rule(
+            cel="!has(self.command) || !has(self.steps)",
+            holds=lambda spec: spec.command is None or spec.steps is None,
+            field="steps",
+            message="should be left out where command is given, which submits the job itself",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            cel="!has(self.command) || (!has(self.batch.size) && !has(self.batch.microbatch))",
+            holds=lambda spec: spec.command is None or (spec.batch.size is None and spec.batch.microbatch is None),
+            field="batch",
+            message="should have no size or microbatch where command is given, which submits the job itself",
+            reason="FieldValueForbidden",
+        ),
+    )
+
 
 class Metadata(Section):
-    """What the operator looks at of an object's metadata."""
+    """What the operator looks at of an object's metadata; not as it is written there."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=JOB_NAME_MAX, pattern=JOB_NAME)
     namespace: str
     uid: str
     generation: int = 1
@@ -189,7 +342,7 @@ class Metadata(Section):
 
 
 class ElasticJob(Section):
-    """One job of the cluster."""
+    """A training job on nodes that come and go."""
 
     metadata: Metadata
     spec: ElasticJobSpec

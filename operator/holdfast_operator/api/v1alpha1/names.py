@@ -21,6 +21,32 @@ AGENT_CONTAINER: Final = "holdfast"  # the container of the template that runs t
 AGENT_PORT: Final = 4710
 HEALTH_PORT: Final = 4711  # /livez and /readyz, plain and without a secret; nothing else is told there
 _NAME_MAX: Final = 63
+JOB_NAME_MAX: Final = 54  # so that what is named after a job has a DNS label too: `<job>-holdfast`, `<job>-<index>`
+
+# What the operator sets in the agent's environment; a template may set any other.
+AGENT_ENV: Final = tuple(
+    f"HOLDFAST_{name}"
+    for name in (
+        "JOB",
+        "STORE",
+        "NODE",
+        "ADDRESS",
+        "DOMAIN",
+        "SUBMIT",
+        "OUT",
+        "SECRET",
+        "SECRET_FILE",
+        "HEALTH",
+        "TERMINATION_LOG",
+        "STORE_USER",
+        "STORE_USER_FILE",
+        "STORE_PASSWORD",
+        "STORE_PASSWORD_FILE",
+        "STORE_CA",
+        "STORE_CERT",
+        "STORE_KEY",
+    )
+)
 
 
 def job_id(name: str, uid: str) -> str:
