@@ -74,7 +74,8 @@ def _members(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
         }
     values = _inlined(schema["additionalProperties"], definitions)
     if not set(values) - {"title"}:
-        return {"x-kubernetes-preserve-unknown-fields": True}
+        # Not the object itself: of one that keeps what is unknown, CEL takes a key that was renamed for unchanged.
+        return {"additionalProperties": {"nullable": True, "x-kubernetes-preserve-unknown-fields": True}}
     return {"additionalProperties": _structural(values, definitions)}
 
 

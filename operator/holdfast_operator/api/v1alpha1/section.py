@@ -68,6 +68,14 @@ class Section(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     immutable: ClassVar[tuple[str, ...]] = ()  # fields that only a new object may give another value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        """As the API server has it: a section left empty (`timeouts:`) means what leaving it out means."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
     @model_validator(mode="after")
     def _keeps_rules(self) -> Self:
         for rule in self.rules:

@@ -86,7 +86,9 @@ def _agent_keeps_its_environment(template: "PodTemplate") -> bool:
 
 def _agent_keeps_its_folder(template: "PodTemplate") -> bool:
     agent = _agent(template)
-    return agent is None or not any(f"{mount.mount_path}/".startswith(f"{RUN_FOLDER}/") for mount in agent.volume_mounts or ())
+    return agent is None or not any(
+        f"{mount.mount_path}/".startswith(f"{RUN_FOLDER}/") for mount in agent.volume_mounts or ()
+    )
 
 
 class PodTemplate(_Open):
