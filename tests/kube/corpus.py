@@ -1,13 +1,13 @@
 """Wrong manifests: each is right but for one thing, and must be refused with words that name it.
 
-Told by `by`, who can refuse it: `schema` the CRD's types, bounds and patterns; `strict` the API server's look for
-fields that are not there; `rule` the CRD's CEL; `change` its CEL over what was there before; `condition` nobody
-before the operator, an agent or the scheduler looks at it, so a condition of the job must tell.
+`by` tells who can refuse it: `schema`, the CRD's types, bounds and patterns; `strict`, what the API server looks for
+beside that: fields that are not there, one thing twice; `rule`, the CRD's CEL; `change`, its CEL over what was there
+before; `condition`, nobody before the operator, an agent or the scheduler looks at it, so that a condition must tell.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Refuser = Literal["schema", "strict", "rule", "change", "condition"]
@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Wrong:
     """`patch` (a merge patch, RFC 7386) makes `BASE` wrong; of a change, `before` makes what it is a change of."""
 
@@ -35,7 +35,7 @@ class Wrong:
     field: str  # that the refusal names
     words: str  # that it holds beside; of a condition, its message
     by: Refuser
-    before: Mapping[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def manifest(self) -> dict[str, Any]:
         """What is refused."""
@@ -117,12 +117,6 @@ def _by_schema() -> Iterator[Wrong]:
     yield wrong(
         "an endpoint as a URL", {"rendezvous": {"endpoints": ["http://etcd:2379"]}}, "rendezvous.endpoints[0]", "match"
     )
-    yield wrong(
-        "an endpoint twice",
-        {"rendezvous": {"endpoints": ["etcd:2379", "etcd:2379"]}},
-        "rendezvous.endpoints",
-        "etcd:2379",
-    )
     yield wrong("a prefix with an empty part", {"rendezvous": {"prefix": "a//b"}}, "rendezvous.prefix", "match")
     yield wrong("a Secret without its name", {"rendezvous": {"tlsSecret": {}}}, "rendezvous.tlsSecret.name", "equired")
     yield wrong(
@@ -186,6 +180,8 @@ def _by_strictness() -> Iterator[Wrong]:
     yield _in_spec("a field by its name in Python", {"slots_per_node": 2}, "slots_per_node", "unknown field", "strict")
     yield _in_spec("a field misspelt", {"nodes": {"maximum": 4}}, "nodes.maximum", "unknown field", "strict")
     yield _in_spec("a field in the wrong section", {"url": "s3://bucket/job"}, "url", "unknown field", "strict")
+    twice = {"rendezvous": {"endpoints": ["etcd:2379", "etcd:2379"]}}
+    yield _in_spec("an endpoint twice", twice, "rendezvous.endpoints", "etcd:2379", "strict")
 
 
 def _by_rule() -> Iterator[Wrong]:

@@ -16,7 +16,7 @@ from holdfast_operator.api.v1alpha1.problems import InvalidJobError, Path, Probl
 from holdfast_operator.api.v1alpha1.times import seconds_of
 
 # How the model calls what metadata calls otherwise.
-_TIMES = {"created_s": "creationTimestamp", "deleted_s": "deletionTimestamp"}
+_TIMES = {"createdS": "creationTimestamp", "deletedS": "deletionTimestamp"}
 
 
 def parse_job(raw: object) -> ElasticJob:
@@ -75,7 +75,7 @@ def _metadata(raw: Mapping[str, Any]) -> Metadata:
     names = {name: known[name] for name in ("name", "namespace", "uid", "generation") if name in known}
     times = {ours: _seconds(known[theirs], theirs) for ours, theirs in _TIMES.items() if known.get(theirs) is not None}
     try:
-        return Metadata.model_validate({**names, **times}, by_name=True)
+        return Metadata.model_validate({**names, **times}, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidJobError(tuple(problems_in(error, _in_metadata))) from error
 
