@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from holdfast_operator.api.v1alpha1.names import JOB_NAME_MAX
+from holdfast_operator.api.v1alpha1.names import JOB_NAME_MAX, OPERATOR
 from holdfast_operator.api.v1alpha1.section import Distinct, Listed, Rule, Section
 from holdfast_operator.api.v1alpha1.status import ElasticJobStatus
 from holdfast_operator.api.v1alpha1.template import Template
@@ -268,7 +268,7 @@ class ElasticJobSpec(Section):
         default=None,
         max_length=63,
         pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        description="left alone by this operator unless holdfast.dev/operator; immutable",
+        description=f"left alone by this operator unless {OPERATOR}; immutable",
     )
     pod_termination_timeout: float = Field(
         default=60.0,
@@ -336,7 +336,9 @@ class Metadata(Section):
     name: str = Field(min_length=1, max_length=JOB_NAME_MAX, pattern=JOB_NAME)
     namespace: str
     uid: str
+    resource_version: str = ""
     generation: int = 1
+    labels: dict[str, str] = Field(default_factory=dict)
     created_s: float
     deleted_s: float | None = None
 

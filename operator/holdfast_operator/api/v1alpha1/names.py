@@ -5,8 +5,11 @@ from typing import Final
 # Server-side apply: everything that the operator writes is owned by this field manager.
 FIELD_MANAGER: Final = "holdfast-operator"
 
+OPERATOR: Final = "holdfast.dev/operator"  # of `managedBy`, in the spec of a job that this operator works on
+
 LABEL_JOB: Final = "holdfast.dev/job"  # on all that belongs to a job: its name
 LABEL_NODE: Final = "holdfast.dev/node-index"  # on pods: which of the job's nodes
+ANNOTATION_HASH: Final = "holdfast.dev/manifest-hash"  # on pods: of what they were made from
 
 # Where a pod finds what is mounted; all below one folder, so that nothing of an image is covered.
 RUN_FOLDER: Final = "/run/holdfast"
@@ -37,6 +40,7 @@ AGENT_ENV: Final = tuple(
         "SECRET",
         "SECRET_FILE",
         "HEALTH",
+        "LOG",
         "TERMINATION_LOG",
         "STORE_USER",
         "STORE_USER_FILE",

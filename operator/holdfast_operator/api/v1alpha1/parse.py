@@ -15,6 +15,7 @@ from holdfast_operator.api.v1alpha1.job_spec import job_spec_yaml
 from holdfast_operator.api.v1alpha1.problems import InvalidJobError, Path, Problem, problems_in
 from holdfast_operator.api.v1alpha1.times import seconds_of
 
+_NAMES = ("name", "namespace", "uid", "resourceVersion", "generation", "labels")
 # How the model calls what metadata calls otherwise.
 _TIMES = {"createdS": "creationTimestamp", "deletedS": "deletionTimestamp"}
 
@@ -30,7 +31,7 @@ def parse_job(raw: object) -> ElasticJob:
     problems: list[Problem] = list(_wrong_kind(raw))
     metadata = spec = None
     try:
-        metadata = _metadata(raw)
+        metadata = parse_metadata(raw)
     except InvalidJobError as error:
         problems += error.problems
     try:
@@ -42,6 +43,18 @@ def parse_job(raw: object) -> ElasticJob:
     job = ElasticJob(metadata=metadata, spec=spec, status=parse_status(raw.get("status")))
     job_spec_yaml(job)  # refuses what the runtime would
     return job
+
+
+def parse_metadata(raw: Mapping[str, Any]) -> Metadata:
+    """Raises: InvalidJobError: some of it is missing or wrong."""
+    given = raw.get("metadata")
+    known = given if isinstance(given, Mapping) else {}
+    names = {name: known[name] for name in _NAMES if name in known}
+    times = {ours: _seconds(known[theirs], theirs) for ours, theirs in _TIMES.items() if known.get(theirs) is not None}
+    try:
+        return Metadata.model_validate({**names, **times}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidJobError(tuple(problems_in(error, _in_metadata))) from error
 
 
 def parse_status(raw: object) -> ElasticJobStatus:
@@ -67,17 +80,6 @@ def _wrong_kind(raw: Mapping[str, Any]) -> list[Problem]:
         # Members of a list do not say it.
         if field in raw and raw[field] != value
     ]
-
-
-def _metadata(raw: Mapping[str, Any]) -> Metadata:
-    given = raw.get("metadata")
-    known = given if isinstance(given, Mapping) else {}
-    names = {name: known[name] for name in ("name", "namespace", "uid", "generation") if name in known}
-    times = {ours: _seconds(known[theirs], theirs) for ours, theirs in _TIMES.items() if known.get(theirs) is not None}
-    try:
-        return Metadata.model_validate({**names, **times}, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise InvalidJobError(tuple(problems_in(error, _in_metadata))) from error
 
 
 def _in_metadata(path: Path) -> Path:

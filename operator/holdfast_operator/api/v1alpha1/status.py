@@ -35,6 +35,9 @@ class NodeCounts(_Told):
     """How many nodes there are."""
 
     desired: int = Field(default=0, ge=0, description="asked for at present")
+    wanted: int = Field(
+        default=0, ge=0, description="by the spec; fewer are asked for while the cluster has no room for them"
+    )
     ready: int = Field(default=0, ge=0, description="joined, and not leaving")
     draining: int = Field(default=0, ge=0, description="leaving, and not gone")
 
@@ -61,6 +64,26 @@ class Failure(_Told):
     uid: str = Field(description="its uid, so that none counts twice")
     time: Time = Field(description="when it ended")
     reason: str = Field(description="how it ended")
+
+
+class NodeEntry(_Told):
+    """One of the job's pods, from before it is made until after it is gone: the operator's memory, by which every pod
+    is made, counted and let go once, whoever of several operators does it and however often one is cut short."""
+
+    index: int = Field(ge=0, description="which of the job's nodes")
+    uid: str = Field(default="", description="of its pod; empty until that was seen")
+    joined: bool = Field(default=False, description="its agent was in the rendezvous")
+    leaving: Literal["", "Notice", "Lost", "Left", "Failed", "Asked"] = Field(
+        default="", description="why it goes: Asked: the operator has no more use for it; empty: it stays"
+    )
+    reason: str = Field(default="", description="of that, for people")
+    since: Time | None = Field(
+        default=None, description="when that was seen, or, of one that stays, since when its pod is not"
+    )
+    until: Time | None = Field(default=None, description="when it is gone at the latest")
+    generation: int | None = Field(default=None, description="of the rendezvous when that was seen")
+    counted: bool = Field(default=False, description="among the disruptions")
+    survived: bool = Field(default=False, description="and the job has trained without it")
 
 
 class ElasticJobStatus(_Told):
@@ -93,3 +116,7 @@ class ElasticJobStatus(_Told):
     )
     started_time: Time | None = Field(default=None, description="when it trained first")
     finished_time: Time | None = Field(default=None, description="when it was over")
+    observed_time: Time | None = Field(default=None, description="when this was written")
+    ledger: Annotated[tuple[NodeEntry, ...], Field(strict=False)] = Field(
+        default=(), description="the operator's memory of the job's pods; not for people"
+    )
