@@ -169,6 +169,12 @@ def _by_schema() -> Iterator[Wrong]:
         "Never",
     )
     yield wrong(
+        "a number as an environment variable",
+        _agent(env=[{"name": "OMP_NUM_THREADS", "value": 1}]),
+        "template.spec.containers[0].env[0].value",
+        "string",
+    )
+    yield wrong(
         "a container without a name",
         {"template": {"spec": {"containers": [{"image": "worker"}]}}},
         "template.spec.containers[0].name",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from harness.kube.api import Api, ApiError
 from harness.kube.control_plane import ControlPlane
 from harness.kube.pods import until
 from harness.kube.tools import Tool, kubectl_program
+from pydantic import ValidationError
 
 from holdfast_operator.api.v1alpha1.crd import NAME, crd
-from kube.corpus import BASE, CORPUS, Wrong
+from holdfast_operator.api.v1alpha1.elastic_job import ElasticJobSpec
+from kube.corpus import BASE, CORPUS, Wrong, merged
 
 pytestmark = pytest.mark.kube
 
@@ -25,6 +28,45 @@ JOBS = "/apis/holdfast.dev/v1alpha1/namespaces/default/elasticjobs"
 # What it would do, and no field that it does not know: as kubectl asks.
 TRIED = "?dryRun=All&fieldValidation=Strict"
 STRICT = "?fieldValidation=Strict"
+
+
+# Values of fields that rules hold together, right and wrong ones; None: left out.
+CHOICES: dict[str, list[Any]] = {
+    "program": [None, {"entry": "gpt.py:program"}, {"entry": "gpt.py:program"}],
+    "command": [None, None, ["train"]],
+    "steps": [None, 40, 40],
+    "batch.size": [None, None, 48, 50],
+    "batch.microbatch": [None, None, 6],
+    "batch.block": [None, 2, 3],
+    "nodes.min": [None, 1, 3],
+    "nodes.max": [2, 4, 8],
+    "nodes.desired": [None, 1, 3, 5],
+    "timeouts.orphan": [None, 2, 3.0, 3.5],
+    "rendezvous.endpoints": [["etcd:2379"], ["[::1]:65535", "e:1"], ["e:65536"]],
+    "state.url": [None, "s3://b/a:b@c", "s3://u:p@b/c", "abfs://c@d/e", "memory://x"],
+    "restartPolicy.backoff": [None, 299.5, 301],
+    "restartPolicy.backoffMax": [None, 300],
+    "template.spec.containers": [
+        [{"name": "holdfast"}],
+        [{"name": "holdfast", "env": [{"name": "HOLDFAST_RAM"}], "volumeMounts": [{"mountPath": "/run/holdfast2"}]}],
+        [{"name": "holdfast", "env": [{"name": "HOLDFAST_JOB"}]}],
+        [{"name": "holdfast", "args": []}, {"name": "beside", "command": ["sleep"]}],
+        [{"name": "beside"}],
+        [{"name": "beside", "volumeMounts": [{"mountPath": "/run/holdfast"}]}, {"name": "holdfast"}],
+    ],
+}
+
+
+def chosen(random: Random) -> dict[str, Any]:
+    """A manifest with, of a few fields, any of their values."""
+    patch: dict[str, Any] = {}
+    for path in random.sample(sorted(CHOICES), k=4):
+        *folders, name = path.split(".")
+        below = patch
+        for folder in folders:
+            below = below.setdefault(folder, {})
+        below[name] = random.choice(CHOICES[path])
+    return merged(BASE, {"spec": patch})
 
 
 @pytest.fixture
@@ -66,6 +108,25 @@ async def test_every_wrong_manifest_is_refused_with_the_field_and_what_would_be_
         if wrong.name in told and not (wrong.field in told[wrong.name] and wrong.words in told[wrong.name])
     }
     assert not vague
+
+
+async def test_a_rule_says_the_same_in_cel_and_in_python(jobs: Api) -> None:
+    random, taken = Random(7), 0
+    for _ in range(300):
+        manifest = chosen(random)
+        here = there = "taken"
+        try:
+            ElasticJobSpec.model_validate(manifest["spec"])
+        except ValidationError as error:
+            here = str(error)
+        try:
+            await jobs.create(JOBS + TRIED, manifest)
+        except ApiError as error:
+            there = str(error)
+        taken += there == "taken"
+        assert (here == "taken") == (there == "taken"), (manifest["spec"], here, there)
+
+    assert 50 < taken < 250
 
 
 async def test_what_is_right_is_taken_and_so_is_what_only_a_condition_can_refuse(jobs: Api) -> None:

@@ -1,8 +1,9 @@
 """From an `ElasticJob` to the job spec of the runtime, which an agent submits (`holdfast/spec.py`)."""
 
+import json
+import re
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -46,15 +47,12 @@ FIELDS: Final = {
 _WRITTEN: Final = {theirs: [to_camel(part) for part in ours.split(".")] for ours, theirs in FIELDS.items()}
 
 
-class _Quoting(yaml.SafeDumper):
-    """Quotes every text: PyYAML would leave 1e-3 bare, which the runtime reads as the number that YAML 1.2 says."""
-
-
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+# What JSON leaves as it is inside a text, and YAML refuses or takes for the end of a line.
+_ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def job_spec_yaml(job: ElasticJob) -> str | None:
-    """None where a command submits the job.
+    """None where a command submits the job. It is JSON, which is YAML: every text is quoted, so that 1e-3 stays one.
 
     Raises:
         InvalidJobError: the runtime would refuse it.
@@ -68,7 +66,8 @@ def job_spec_yaml(job: ElasticJob) -> str | None:
         if not isinstance(error.__cause__, ValidationError):
             raise
         raise InvalidJobError(tuple(problems_in(error.__cause__, _locate))) from error
-    return yaml.dump(tree, Dumper=_Quoting, sort_keys=False)
+    text = json.dumps(tree, indent=2, ensure_ascii=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def _as_job_spec(job: ElasticJob) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class EnvVar(_Open):
     """One of a container's environment."""
 
     name: str = Field(min_length=1, max_length=512, description="its name")
+    value: str | None = Field(default=None, description="a text: numbers and booleans are to be quoted")
 
 
 class VolumeMount(_Open):
@@ -37,6 +38,7 @@ class Container(_Open):
     name: str = Field(
         min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="its name, a DNS label"
     )
+    image: str | None = Field(default=None, description="its image")
     command: Listed[str] | None = Field(
         default=None, description="what it runs; of the agent's, the operator says that"
     )

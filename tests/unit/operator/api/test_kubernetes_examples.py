@@ -8,6 +8,7 @@ import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of 
 import pytest
 import yaml
 
+from holdfast.program import load_program, with_batch
 from holdfast.spec import load_spec
 from holdfast_operator.api.v1alpha1.crd import root_schema
 from holdfast_operator.api.v1alpha1.job_spec import job_spec_yaml
@@ -35,7 +36,9 @@ def test_an_example_is_a_job_that_the_runtime_takes(path: Path, tmp_path: Path) 
     assert text is not None
     (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
     spec = load_spec(tmp_path / "spec.yaml")
-    assert (ROOT / spec.program.entry.partition(":")[0]).is_file()
+    # As in the worker's image, whose working directory has the examples.
+    program = load_program(spec.program.entry, dict(spec.program.params), ROOT)
+    assert with_batch(program, spec.batch.size, spec.batch.microbatch).blocks(spec.block) >= 8
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
