@@ -156,7 +156,7 @@ def test_a_pure_room_takes_the_outside_world_as_arguments(room: str) -> None:
 @pytest.mark.parametrize("package", CONTRACTS["no-torch"]["source_modules"])
 def test_a_torchless_room_loads_no_torch(package: str) -> None:
     command = [sys.executable, "-c", LOAD_EACH, json.dumps(modules_in(package))]
-    paths = [str(ROOT / "elastic"), str(ROOT / "checkpoint")]
+    paths = [str(ROOT / component) for component in COMPONENTS]
     answer = subprocess.run(
         command, env={"PYTHONPATH": ":".join(paths)}, capture_output=True, text=True, timeout=60, check=False
     )
