@@ -41,7 +41,7 @@ class DeletePod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainNode:
-    """Ask a node of the rendezvous to leave; a drain that stands already keeps its deadline."""
+    """Ask a node of the rendezvous to leave; a drain that stands already stays if it ends sooner or is released."""
 
     node: NodeId
     grace_s: float
@@ -57,7 +57,8 @@ class CancelDrain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteStatus:
-    """Only where it differs from what is there."""
+    """Only where it differs from what is there, and only if the job is still of the version that was decided upon
+    (`metadata.resource_version`): otherwise the pass ends. What is counted is counted once because of this."""
 
     status: ElasticJobStatus
 

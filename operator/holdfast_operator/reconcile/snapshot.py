@@ -59,6 +59,8 @@ class PodView:
     conditions: Mapping[str, Condition] = field(default_factory=dict)  # by type
     waiting: str = ""  # why a container does not start: ImagePullBackOff, CreateContainerConfigError
     waiting_message: str = ""
+    reason: str = ""  # of the pod as a whole: Evicted, UnexpectedAdmissionError
+    message: str = ""
     end: ContainerEnd | None = None
     manifest_hash: str = ""  # of what it was made from
 

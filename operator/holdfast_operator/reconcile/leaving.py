@@ -1,0 +1,87 @@
+"""What is done about nodes that leave: they are told to, waited for until nothing hangs on them or their time is over,
+and removed."""
+
+from collections.abc import Iterable, Iterator
+
+from holdfast.model.ids import NodeId
+from holdfast_operator.api.v1alpha1.names import pod_name
+from holdfast_operator.api.v1alpha1.status import NodeEntry
+from holdfast_operator.api.v1alpha1.times import seconds_of
+from holdfast_operator.reconcile.actions import CancelDrain, DeletePod, DrainNode
+from holdfast_operator.reconcile.ledger import Ledger
+from holdfast_operator.reconcile.notices import is_host_gone
+from holdfast_operator.reconcile.snapshot import PodView
+from holdfast_operator.reconcile.view import View, has_ended
+
+# Pods that failed stay so long as their failures count, for their logs: so many of the newest.
+_FAILED_KEPT = 3
+# What a drain's grace may differ by and still be meant: times in the ledger are in seconds.
+_GRACE_SLACK_S = 2.0
+
+
+def drains(view: View, entries: Iterable[NodeEntry]) -> Iterator[DrainNode]:
+    """For nodes that are there and were not told to leave, or not so soon."""
+    for entry in entries:
+        pod = view.pod_of(entry)
+        if not entry.leaving or pod is None or not view.is_readable or not view.is_present(pod):
+            continue
+        assert entry.since is not None and entry.until is not None
+        node, until_s = NodeId(pod.name), seconds_of(entry.until)
+        drain, whole_s = view.drain_of(node), until_s - seconds_of(entry.since)
+        if drain is None or not (drain.is_released or drain.grace_s <= whole_s + _GRACE_SLACK_S):
+            yield DrainNode(node=node, grace_s=max(0.0, until_s - view.now_s), reason=entry.reason)
+
+
+def removals(view: View, ledger: Ledger) -> Iterator[DeletePod]:
+    """Of pods on which nothing hangs any more, or whose time is over."""
+    kept = _kept_for_logs(view, ledger)
+    for entry in ledger.leaving:
+        pod = view.pod_of(entry)
+        if pod is None or pod.deleted_s is not None or entry.uid in kept:
+            continue
+        if is_host_gone(view, pod) and entry.leaving == "Lost":
+            yield DeletePod(name=pod.name, uid=pod.uid, grace_s=0)
+        elif not _is_waited_for(view, entry, pod):
+            yield DeletePod(name=pod.name, uid=pod.uid)
+
+
+def forced(view: View) -> Iterator[DeletePod]:
+    """Of pods that hang in Terminating: on a host that is lost nobody will ever say that one has ended."""
+    for pod in view.pods.values():
+        if pod.deleted_s is None:
+            continue
+        host = view.snapshot.hosts.get(pod.host)
+        is_dead = host is None or not host.is_ready
+        grace_s = 0.0 if is_dead else pod.grace_s or 0.0
+        if (is_dead and is_host_gone(view, pod)) or view.is_due(
+            pod.deleted_s + grace_s + view.job.spec.pod_termination_timeout
+        ):
+            yield DeletePod(name=pod.name, uid=pod.uid, grace_s=0)
+
+
+def cancellations(view: View) -> Iterator[CancelDrain]:
+    """Of drains that were not honoured and whose nodes are gone: what takes such a name is not meant. The generation
+    that a node was a member of must have ended without it, or there is nobody left who would look for it."""
+    run = view.run
+    if run is None or not view.is_readable:
+        return
+    pods = {pod.name for pod in view.pods.values()}
+    indices = {entry.index for entry in view.job.status.ledger}
+    for node in sorted({NodeId(pod_name(view.job.metadata.name, index)) for index in indices} & run.drains.keys()):
+        is_missed = node in run.members and bool(run.nodes)
+        if not run.drains[node].is_released and node not in run.nodes and node not in pods and not is_missed:
+            yield CancelDrain(node=node)
+
+
+def _is_waited_for(view: View, entry: NodeEntry, pod: PodView) -> bool:
+    if entry.leaving in ("Lost", "Failed") or has_ended(pod) or not view.is_present(pod):
+        return False
+    assert entry.until is not None
+    return not view.is_due(seconds_of(entry.until))
+
+
+def _kept_for_logs(view: View, ledger: Ledger) -> set[str]:
+    counting = {failure.uid for failure in ledger.failures}
+    failed = [entry for entry in ledger.leaving if entry.uid in counting and entry.leaving == "Failed"]
+    newest = sorted(failed, key=lambda entry: (entry.since or "", entry.uid))[-_FAILED_KEPT:]
+    return {entry.uid for entry in newest if entry.uid in view.pods}

@@ -1,0 +1,71 @@
+"""What keeps a job from what its spec wants, the gravest first, each with what a person can do about it."""
+
+from collections.abc import Iterator
+
+from holdfast_operator.reconcile.ledger import Ledger
+from holdfast_operator.reconcile.notices import UNREACHABLE
+from holdfast_operator.reconcile.sizing import Size, is_unschedulable
+from holdfast_operator.reconcile.snapshot import PodView
+from holdfast_operator.reconcile.suspending import Suspension
+from holdfast_operator.reconcile.view import View
+from holdfast_operator.status.facts import Trouble
+
+# Why a container that is well does not run yet.
+_STARTING = ("", "ContainerCreating", "PodInitializing")
+# The kubelet says now the one, now the other.
+_IMAGE_PULL = ("ErrImagePull", "ImagePullBackOff")
+
+
+def troubles(view: View, ledger: Ledger, size: Size, suspension: Suspension, invalid: str) -> Iterator[Trouble]:
+    if invalid:
+        yield Trouble(reason="InvalidSpec", message=invalid)
+    if suspension is Suspension.REFUSED:
+        message = "suspend: true is not followed: the job has trained and has no state.url, so its state would be lost"
+        yield Trouble(reason="SuspendRefused", message=message)
+    for what, why in sorted(view.snapshot.refusals.items()):
+        yield Trouble(reason="Refused", message=f"the API server refuses {what}: {why}")
+    pods = [pod for entry in ledger.staying if (pod := view.pod_of(entry)) is not None]
+    yield from _not_starting(pods)
+    yield from _without_room(view, pods, size)
+    yield from _failing(view, ledger)
+    yield from _shaky(view, pods)
+
+
+def _not_starting(pods: list[PodView]) -> Iterator[Trouble]:
+    stuck = [pod for pod in pods if pod.waiting not in _STARTING]
+    if stuck:
+        first = stuck[0]
+        reason = "ImagePullBackOff" if first.waiting in _IMAGE_PULL else first.waiting
+        message = f"{len(stuck)} pods do not start; {first.name}: {first.waiting_message or reason}"
+        yield Trouble(reason=reason, message=message)
+
+
+def _without_room(view: View, pods: list[PodView], size: Size) -> Iterator[Trouble]:
+    waiting = [pod for pod in pods if is_unschedulable(pod)]
+    if waiting:
+        fewer = size.wanted - size.asked
+        less = f", and {fewer} more are not asked for until there is" if fewer else ""
+        why = waiting[0].conditions["PodScheduled"].message
+        message = f"there is no room for {len(waiting)} pods{less}; {waiting[0].name}: {why}"
+        yield Trouble(reason="Unschedulable", message=message)
+
+
+def _failing(view: View, ledger: Ledger) -> Iterator[Trouble]:
+    if ledger.failures:
+        last, policy = ledger.failures[-1], view.job.spec.restart_policy
+        message = (
+            f"{len(ledger.failures)} pods failed within {policy.window:g} s (more than {policy.max_failures} fail the "
+            f"job); the last was {last.pod}: {last.reason}"
+        )
+        yield Trouble(reason="PodsFail", message=message)
+
+
+def _shaky(view: View, pods: list[PodView]) -> Iterator[Trouble]:
+    """Whose agent is well, so that nothing is done."""
+    for pod in pods:
+        host = view.snapshot.hosts.get(pod.host)
+        is_silent = host is not None and (not host.is_ready or any(taint.key == UNREACHABLE for taint in host.taints))
+        if is_silent and view.is_present(pod):
+            message = f"the host {pod.host} does not answer the control plane, but {pod.name} on it trains on"
+            yield Trouble(reason="HostNotReady", message=message)
+            return

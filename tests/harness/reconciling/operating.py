@@ -1,0 +1,160 @@
+"""Operators that reconcile the job of a made-up cluster: each sees it through caches that lag, and may die after any of
+its actions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.reconciling.cluster import Cluster, Stream
+from holdfast.model.ids import NodeId
+from holdfast_operator.api.v1alpha1.elastic_job import ElasticJob
+from holdfast_operator.api.v1alpha1.times import seconds_of
+from holdfast_operator.reconcile.actions import (
+    Action,
+    ApplyConfig,
+    CancelDrain,
+    CreatePod,
+    CreateSecret,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    DrainNode,
+    WriteStatus,
+)
+from holdfast_operator.reconcile.deciding import reconcile
+from holdfast_operator.reconcile.snapshot import PodPhase, PodView, RunDrain, Snapshot
+
+# How many versions a cache is behind, of the most that it may be: of what is older than `LAG_S` every one is seen.
+LAG_S = 8.0
+Behind = Callable[[int], int]
+
+
+def no_lag(_: int) -> int:
+    return 0
+
+
+@dataclass(slots=True)
+class Operator:
+    """`behind`: how many versions each of its caches is behind, of so many that it could be."""
+
+    cluster: Cluster
+    behind: Behind = no_lag
+    seen: dict[str, int] = field(default_factory=dict)
+    has_secret: bool = False
+    config: str | None = None
+    done: int = 0  # actions
+    decisions: list[Decision] = field(default_factory=list)
+
+    def look(self) -> Snapshot:
+        cluster = self.cluster
+        return Snapshot(
+            now_s=cluster.now_s,
+            job=self._seen("job", cluster.job),
+            pods=tuple(self._seen("pods", cluster.pods).values()),
+            hosts=self._seen("hosts", cluster.hosts),
+            run=self._seen("run", cluster.run),
+            has_secret=self.has_secret,
+            config=self.config,
+        )
+
+    def act(self, dies_after: int | None = None) -> Decision:
+        """One pass, of which no more than `dies_after` actions are done."""
+        snapshot = self.look()
+        decision = reconcile(snapshot)
+        self.decisions.append(decision)
+        check_deletions(snapshot, decision)
+        for action in decision.actions[:dies_after]:
+            if not self._do(action, snapshot.job):
+                break
+            self.done += 1
+            check_size(self.cluster)
+        return decision
+
+    def _seen(self, name: str, stream: Stream[Any]) -> Any:
+        newest = len(stream.versions) - 1
+        oldest = max(self.seen.get(name, newest), stream.oldest(self.cluster.now_s - LAG_S))
+        self.seen[name] = newest - self.behind(newest - oldest)
+        return stream.versions[self.seen[name]]
+
+    def _do(self, action: Action, job: ElasticJob) -> bool:
+        """Whether the pass goes on."""
+        cluster = self.cluster
+        match action:
+            case CreateSecret():
+                self.has_secret = True
+            case ApplyConfig(spec=spec):
+                self.config = spec
+            case WriteStatus(status=status):
+                held = cluster.job.now
+                if held.metadata.resource_version != job.metadata.resource_version:
+                    return False
+                cluster.write_job(held.model_copy(update={"status": status}))
+            case CreatePod(name=name):
+                self._create(name)
+            case DeletePod(uid=uid, grace_s=grace_s):
+                self._delete(uid, grace_s)
+            case DrainNode(node=node, grace_s=grace_s, reason=reason):
+                self._drain(node, grace_s, reason)
+            case CancelDrain(node=node):
+                run = cluster.run.now
+                if run is not None and node in run.drains:
+                    cluster.run.write(
+                        replace(run, drains={n: d for n, d in run.drains.items() if n != node}), cluster.now_s
+                    )
+            case DeleteJob():
+                raise AssertionError("no job here has a ttl")
+        return True
+
+    def _create(self, name: str) -> None:
+        cluster = self.cluster
+        if any(pod.name == name for pod in cluster.pods.now.values()):
+            return
+        cluster.makes += 1
+        index = int(name.rpartition("-")[2])
+        uid = f"uid-{cluster.makes}"
+        cluster.put(PodView(name=name, uid=uid, index=index, phase=PodPhase.PENDING, created_s=cluster.now_s))
+
+    def _delete(self, uid: str, grace_s: int | None) -> None:
+        pod = self.cluster.pods.now.get(uid)
+        if pod is None:
+            return
+        if grace_s == 0 or not pod.host:
+            self.cluster.remove(pod)
+        elif pod.deleted_s is None:
+            self.cluster.put(replace(pod, deleted_s=self.cluster.now_s, grace_s=55.0))
+
+    def _drain(self, node: NodeId, grace_s: float, reason: str) -> None:
+        run = self.cluster.run.now
+        assert run is not None
+        held = run.drains.get(node)
+        if held is None or not (held.is_released or held.grace_s <= grace_s):
+            drain = RunDrain(node=node, grace_s=grace_s, is_released=False, reason=reason)
+            self.cluster.run.write(replace(run, drains={**run.drains, node: drain}), self.cluster.now_s)
+
+
+def check_size(cluster: Cluster) -> None:
+    """Never more pods than the job may have, of those that are not to leave."""
+    job = cluster.job.now
+    leaving = {entry.uid for entry in job.status.ledger if entry.leaving}
+    live = [pod.name for pod in cluster.pods.now.values() if _is_live(pod) and pod.uid not in leaving]
+    assert len(live) <= job.spec.nodes.max, f"{live} live, and nodes.max is {job.spec.nodes.max}"
+
+
+def check_deletions(snapshot: Snapshot, decision: Decision) -> None:
+    """No pod goes whose node is in the rendezvous and was not let go, unless its time is over."""
+    status = next((a.status for a in decision.actions if isinstance(a, WriteStatus)), snapshot.job.status)
+    entries = {entry.uid: entry for entry in status.ledger}
+    run = snapshot.run
+    for action in decision.actions:
+        if not isinstance(action, DeletePod) or run is None or NodeId(action.name) not in run.nodes:
+            continue
+        pod = next(pod for pod in snapshot.pods if pod.uid == action.uid)
+        if pod.phase is not PodPhase.RUNNING or pod.deleted_s is not None:
+            continue
+        entry = entries[action.uid]
+        assert entry.until is not None, f"{action.name} goes and nobody said why"
+        assert snapshot.now_s >= seconds_of(entry.until), f"{action.name} goes and holds state: {entry}"
+
+
+def _is_live(pod: PodView) -> bool:
+    return pod.deleted_s is None and pod.phase in (PodPhase.PENDING, PodPhase.RUNNING)
