@@ -75,8 +75,8 @@ def _plain(job: ElasticJob) -> Iterator[tuple[str, str]]:
     yield "HOLDFAST_LOG", "json"
     yield "HOLDFAST_SECRET_FILE", names.SECRET_FILE
     yield "HOLDFAST_TERMINATION_LOG", _TERMINATION_LOG
-    url = spec.state.url
-    yield "HOLDFAST_OUT", f"{url.rstrip('/')}/weights" if url is not None else f"{names.SCRATCH_FOLDER}/out"
+    if spec.state.url is not None:
+        yield "HOLDFAST_OUT", f"{spec.state.url.rstrip('/')}/weights"
     if spec.program is not None:
         yield "HOLDFAST_SUBMIT", names.SPEC_FILE
     if spec.rendezvous.tls_secret is not None:

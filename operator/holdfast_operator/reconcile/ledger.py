@@ -107,8 +107,6 @@ def _adopted(view: View, entries: Iterable[NodeEntry]) -> Iterator[NodeEntry]:
     known = {entry.uid for entry in entries}
     new = {pod.index: pod for pod in view.pods.values() if pod.uid not in known}
     for entry in entries:
-        if not (entry.leaving or entry.joined or entry.uid in view.pods):
-            entry = entry.model_copy(update={"uid": ""})  # it is gone without a trace, or not seen yet: to be made
         pod = new.pop(entry.index, None) if not entry.uid else None
         yield entry.model_copy(update={"uid": pod.uid}) if pod is not None else entry
     yield from (NodeEntry(index=pod.index, uid=pod.uid) for pod in new.values())
@@ -150,7 +148,7 @@ def _vanished(view: View, entry: NodeEntry, *, is_over: bool) -> NodeEntry:
         if not view.is_due(_since_s(entry) + _UNSEEN_S):
             return entry
     departure = Departure(kind="Lost", reason="its pod vanished", until_s=view.now_s)
-    return _mark(view, departure).on(entry, counted=not is_over)
+    return _mark(view, departure).on(entry, counted=entry.joined and not is_over)
 
 
 def _hastened(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:

@@ -60,6 +60,8 @@ def _notices(view: View, pod: PodView) -> Iterator[Departure]:
     target = pod.conditions.get(DISRUPTION_TARGET)
     if target is not None and target.status:
         yield _notice(f"disruption: {target.reason} {target.message}".strip(), view.now_s + notice_s)
+    if pod.drain_wanted_s is not None:
+        yield _notice("asked for", view.now_s + pod.drain_wanted_s)
     if pod.host:
         host = view.snapshot.hosts.get(pod.host)
         if host is not None:

@@ -63,6 +63,7 @@ class PodView:
     message: str = ""
     end: ContainerEnd | None = None
     manifest_hash: str = ""  # of what it was made from
+    drain_wanted_s: float | None = None  # somebody wants its node to leave, within so many seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

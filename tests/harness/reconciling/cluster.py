@@ -4,7 +4,7 @@ single steps, drawn by whoever plays it; every version of each of its parts is k
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from holdfast.model.ids import NodeId
 from holdfast.model.records import OutcomeRecord, Result
@@ -220,6 +220,9 @@ class Cluster:
 
     # Writes.
 
+    def suspend(self, wanted: bool) -> None:
+        self._respecify({"suspend": wanted})
+
     def write_job(self, job: ElasticJob) -> None:
         """As the API server writes an object: every version has a number."""
         for entry in job.status.ledger:
@@ -231,9 +234,12 @@ class Cluster:
         self.job.write(job.model_copy(update={"metadata": metadata}), self.now_s)
 
     def scale(self, count: int) -> None:
+        self._respecify({"nodes": self.job.now.spec.nodes.model_copy(update={"desired": count})})
+
+    def _respecify(self, changes: dict[str, Any]) -> None:
         held = self.job.now
-        nodes = held.spec.nodes.model_copy(update={"desired": count})
-        self.write_job(held.model_copy(update={"spec": held.spec.model_copy(update={"nodes": nodes})}))
+        metadata = held.metadata.model_copy(update={"generation": held.metadata.generation + 1})
+        self.write_job(held.model_copy(update={"metadata": metadata, "spec": held.spec.model_copy(update=changes)}))
 
     def put(self, pod: PodView) -> None:
         self.pods.write({**self.pods.now, pod.uid: pod}, self.now_s)

@@ -43,6 +43,8 @@ class Operator:
     has_secret: bool = False
     config: str | None = None
     done: int = 0  # actions
+    dies_after: int | None = None  # the action after which it ends, and is replaced by one that knows nothing
+    lives: int = 1
     decisions: list[Decision] = field(default_factory=list)
 
     def look(self) -> Snapshot:
@@ -57,18 +59,25 @@ class Operator:
             config=self.config,
         )
 
-    def act(self, dies_after: int | None = None) -> Decision:
-        """One pass, of which no more than `dies_after` actions are done."""
+    def act(self, cut_after: int | None = None) -> Decision:
+        """One pass, of which no more than `cut_after` actions are done."""
         snapshot = self.look()
         decision = reconcile(snapshot)
+        self.carry_out(snapshot, decision, cut_after)
+        return decision
+
+    def carry_out(self, snapshot: Snapshot, decision: Decision, cut_after: int | None = None) -> None:
         self.decisions.append(decision)
         check_deletions(snapshot, decision)
-        for action in decision.actions[:dies_after]:
+        for action in decision.actions[:cut_after]:
             if not self._do(action, snapshot.job):
-                break
+                return
             self.done += 1
             check_size(self.cluster)
-        return decision
+            if self.done == self.dies_after:
+                self.lives += 1
+                self.seen.clear()
+                return
 
     def _seen(self, name: str, stream: Stream[Any]) -> Any:
         newest = len(stream.versions) - 1

@@ -71,7 +71,7 @@ def play(cluster: Cluster, operators: list[Operator], random: Random, turns: int
                 cluster.train()
             case _:
                 operator = random.choice(operators)
-                operator.act(dies_after=random.randint(0, 4))
+                operator.act(cut_after=random.randint(0, 4))
                 operator.seen.clear()
 
 
