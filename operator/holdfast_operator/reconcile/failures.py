@@ -34,7 +34,7 @@ def departure(view: View, pod: PodView) -> Departure | None:
         return _gone(view, "Failed", describe(end))
     if (explained := notices.loss(view, pod) or notices.notice(view, pod)) is not None:
         return _gone(view, "Lost", explained.reason)
-    if not view.is_due((end.finished_s if end.finished_s is not None else view.now_s) + _SETTLE_S):
+    if end.finished_s is not None and not view.is_due(end.finished_s + _SETTLE_S):
         return None
     return _gone(view, "Left", "it left") if end.exit_code == 0 else _gone(view, "Failed", describe(end))
 

@@ -1,0 +1,189 @@
+"""A node that leaves is told to, waited for, and removed once nothing hangs on it or its time is over."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.reconciling.jobs import job
+from harness.reconciling.snapshots import (
+    NOW_S,
+    drain,
+    entry,
+    entry_after,
+    host,
+    kinds,
+    pod,
+    run,
+    snapshot,
+    status_after,
+)
+from holdfast.model.ids import NodeId
+from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, NodeEntry
+from holdfast_operator.api.v1alpha1.times import seconds_of, text_of
+from holdfast_operator.reconcile.actions import CancelDrain, CreatePod, DeletePod, DrainNode
+from holdfast_operator.reconcile.deciding import reconcile
+from holdfast_operator.reconcile.snapshot import ContainerEnd, PodPhase, Snapshot, Taint
+
+NODE = NodeId("gpt-0")
+CORDONED = {"host-0": host(0, is_unschedulable=True)}
+
+
+def leaving(kind: Any = "Notice", *, until_s: float = NOW_S + 20.0) -> ElasticJobStatus:
+    """`gpt-0` does; `gpt-1` stays."""
+    since, until = text_of(NOW_S - 5.0), text_of(until_s)
+    goer = entry(0, leaving=kind, since=since, until=until, counted=True, generation=3)
+    return ElasticJobStatus(ledger=(goer, entry(1)), observed_generation=1)
+
+
+def seen(kind: Any = "Notice", *, until_s: float = NOW_S + 20.0, first: Any = None, **fields: Any) -> Snapshot:
+    return snapshot(first or pod(0), pod(1), status=leaving(kind, until_s=until_s), **fields)
+
+
+def of_type(kind: type, shot: Snapshot) -> list[Any]:
+    return [action for action in reconcile(shot).actions if isinstance(action, kind)]
+
+
+def test_a_node_with_notice_is_told_before_anything_else_is_done() -> None:
+    decision = reconcile(snapshot(pod(0), hosts=CORDONED))
+
+    assert kinds(decision.actions)[:2] == ["DrainNode", "WriteStatus"]
+    assert kinds(decision.actions)[-1] == "CreatePod"
+    told = decision.actions[0]
+    assert isinstance(told, DrainNode)
+    assert (told.node, told.grace_s) == (NODE, 25.0)
+    assert "host-0" in told.reason
+
+
+def test_a_node_that_is_asked_to_go_is_told_once_that_is_written() -> None:
+    """Whom to ask is the operator's choice, and another would choose otherwise."""
+    of = job(nodes={"min": 1, "max": 2, "desired": 1})
+    decision = reconcile(snapshot(pod(0), pod(1), of=of))
+
+    order = kinds(decision.actions)
+    assert order.index("WriteStatus") < order.index("DrainNode")
+    assert entry_after(snapshot(pod(0), pod(1), of=of), 1).leaving == "Asked"
+
+
+@pytest.mark.parametrize(
+    ("shot", "goes"),
+    [
+        (seen(run=run(0, 1, drains={0: drain(0)})), False),
+        (seen(run=run(0, 1, drains={0: drain(0, is_released=True)})), False),
+        (seen(run=run(1, drains={0: drain(0, is_released=True)})), True),
+        (seen(run=run(1)), True),
+        (seen(run=run(0, 1, drains={0: drain(0)}), until_s=NOW_S), True),
+        (seen(run=run(0, 1), store_trouble="away"), False),
+        (seen(run=run(0, 1), store_trouble="away", until_s=NOW_S), True),
+        (seen("Lost"), True),
+    ],
+    ids=["drains", "is let go", "has left", "never joined", "time over", "unknown", "unknown, time over", "lost"],
+)
+def test_a_pod_goes_when_nothing_hangs_on_it_or_its_time_is_over(shot: Snapshot, goes: bool) -> None:
+    assert [action.uid for action in of_type(DeletePod, shot)] == (["uid-0"] if goes else [])
+
+
+def test_a_node_that_is_waited_for_is_looked_at_again_at_its_deadline() -> None:
+    assert reconcile(seen(run=run(0, 1, drains={0: drain(0)}))).look_again_s == 20.0
+
+
+def test_without_the_rendezvous_nobody_is_told_anything() -> None:
+    assert of_type(DrainNode, seen(store_trouble="away")) == []
+
+
+def test_a_drain_that_stands_is_not_asked_for_again_unless_it_ends_too_late() -> None:
+    assert of_type(DrainNode, seen(run=run(0, 1, drains={0: drain(0, grace_s=25.0)}))) == []
+    late = of_type(DrainNode, seen(run=run(0, 1, drains={0: drain(0, grace_s=1800.0)})))
+    assert [action.grace_s for action in late] == [20.0]
+
+
+def test_a_node_that_is_asked_to_go_and_gets_notice_leaves_sooner_and_counts_as_no_disruption() -> None:
+    shot = seen("Asked", until_s=NOW_S + 1800.0, hosts={**CORDONED, "host-1": host(1)})
+    shot = replace(shot, run=run(0, 1, drains={0: drain(0, grace_s=1800.0)}))
+    held = entry_after(shot, 0)
+
+    assert held.leaving == "Asked"
+    assert seconds_of(held.until or "") == NOW_S + 25.0
+    assert status_after(shot).disruptions.seen == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "hosts", "at_s"),
+    [
+        ({}, {"host-0": host(0)}, NOW_S + 100.0),  # its grace of 55 s, and 60 s
+        ({}, {"host-0": host(0, is_ready=None)}, NOW_S + 45.0),
+    ],
+)
+def test_a_pod_that_hangs_in_terminating_is_removed_by_force(fields: Any, hosts: Any, at_s: float) -> None:
+    hangs = pod(0, deleted_s=NOW_S - 15.0, grace_s=55.0, **fields)
+    shot = seen("Lost", first=hangs, hosts={**hosts, "host-1": host(1)}, run=run(1))
+
+    assert of_type(DeletePod, replace(shot, now_s=at_s - 0.5)) == []
+    assert [action.grace_s for action in of_type(DeletePod, replace(shot, now_s=at_s))] == [0]
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {},
+        {
+            "host-0": host(
+                0, is_ready=None, taints=(Taint(key="node.kubernetes.io/out-of-service", effect="NoExecute"),)
+            )
+        },
+    ],
+)
+def test_a_pod_of_a_host_that_is_gone_for_good_is_not_waited_for(hosts: Any) -> None:
+    shot = seen("Lost", hosts={**hosts, "host-1": host(1)}, run=run(1))
+
+    assert [action.grace_s for action in of_type(DeletePod, shot)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "cancelled"),
+    [
+        ({"run": run(1, drains={0: drain(0)})}, True),
+        ({"run": run(0, 1, drains={0: drain(0)})}, False),
+        ({"run": run(1, drains={0: drain(0, is_released=True)})}, False),
+        ({"run": run(1, drains={0: drain(0)}, members=frozenset({NODE, NodeId("gpt-1")}))}, False),
+        ({"run": run(1, drains={0: drain(0)}), "store_trouble": "away"}, False),
+    ],
+    ids=["not honoured", "there", "honoured", "not missed yet", "unreadable"],
+)
+def test_a_drain_that_nobody_will_honour_any_more_is_taken_back(fields: dict[str, Any], cancelled: bool) -> None:
+    shot = snapshot(pod(1), status=leaving(), **fields)
+
+    assert of_type(CancelDrain, shot) == ([CancelDrain(node=NODE)] if cancelled else [])
+
+
+def test_a_name_is_free_once_its_pod_its_agent_and_its_drain_are_gone() -> None:
+    def made(*, run: Any, pods: Any = ()) -> list[str]:
+        of = snapshot(pod(0), pod(1)).job
+        status = ElasticJobStatus(ledger=(leaving().ledger[0],), observed_generation=1)
+        return [action.name for action in of_type(CreatePod, snapshot(*pods, of=of, status=status, run=run))]
+
+    assert made(run=run()) == ["gpt-0", "gpt-1"]
+    assert made(run=run(drains={0: drain(0, is_released=True)})) == ["gpt-0", "gpt-1"]
+    assert made(run=run(0)) == ["gpt-1", "gpt-2"]
+    assert made(run=run(drains={0: drain(0)})) == ["gpt-1", "gpt-2"]
+    assert made(run=run(), pods=(pod(0, deleted_s=NOW_S, grace_s=55.0),)) == ["gpt-1", "gpt-2"]
+
+
+def test_a_pod_that_is_not_seen_is_waited_for_before_it_counts_as_vanished() -> None:
+    of, status = snapshot(pod(0)).job, ElasticJobStatus(ledger=(entry(0),), observed_generation=1)
+    unseen = snapshot(of=of, status=status, run=run())
+
+    assert reconcile(unseen).look_again_s == 10.0
+    later = replace(snapshot(of=of, status=status_after(unseen), run=run()), now_s=NOW_S + 10.0)
+    assert entry_after(unseen, 0).leaving == ""
+    assert [held.reason for held in status_after(later).ledger if held.uid] == ["its pod vanished"]
+    assert status_after(later).disruptions.seen == 1
+    assert status_after(snapshot(of=of, status=status, run=run(0))).ledger[0].since is None, "its agent is there"
+
+
+def test_a_pod_that_left_is_cleared_away_for_the_next_of_its_name() -> None:
+    ended = pod(0, phase=PodPhase.SUCCEEDED, end=ContainerEnd(exit_code=0))
+    goer = NodeEntry(index=0, uid="uid-0", joined=True)
+    shot = snapshot(ended, pod(1), status=ElasticJobStatus(ledger=(goer, entry(1))), run=run(1))
+
+    assert [action.uid for action in of_type(DeletePod, shot)] == ["uid-0"]
