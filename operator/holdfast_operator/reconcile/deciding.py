@@ -95,7 +95,7 @@ class _Plan:
             yield from events(view.job, status, ledger.news)
         yield from (drain for drain in leaving.drains(view, ledger.leaving) if drain not in urgent)
         yield from leaving.forced(view)
-        yield from leaving.removals(view, ledger)
+        yield from leaving.removals(view, ledger, is_over=self._stage == "Over")
         yield from leaving.cancellations(view)
         if self._makes_pods:
             yield from self._made()

@@ -15,7 +15,6 @@ _SETTLE_S = 5.0
 # The kubelet's word for a container that was gone when its host came back.
 _UNKNOWN_END = "ContainerStatusUnknown"
 EXIT_WRONG_INPUT = 2  # of an agent: trying again cannot help
-_REASON_CHARS_MAX = 1024
 
 
 def departure(view: View, pod: PodView) -> Departure | None:
@@ -43,7 +42,7 @@ def describe(end: ContainerEnd) -> str:
     """For people: how a container ended, and its last words."""
     reason = f" ({end.reason})" if end.reason not in ("", "Error") else ""
     words = f": {end.message.strip()}" if end.message.strip() else ""
-    return f"exit code {end.exit_code}{reason}{words}"[:_REASON_CHARS_MAX]
+    return f"exit code {end.exit_code}{reason}{words}"
 
 
 def within_window(view: View, failures: Iterable[Failure]) -> tuple[Failure, ...]:
@@ -75,4 +74,4 @@ def _replaced_s(policy: RestartPolicy, times: Sequence[float]) -> Iterator[float
 
 
 def _gone(view: View, kind: notices.Kind, reason: str) -> Departure:
-    return Departure(kind=kind, reason=reason[:_REASON_CHARS_MAX], until_s=view.now_s)
+    return Departure(kind=kind, reason=reason, until_s=view.now_s)

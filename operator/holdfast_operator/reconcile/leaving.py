@@ -32,12 +32,15 @@ def drains(view: View, entries: Iterable[NodeEntry]) -> Iterator[DrainNode]:
             yield DrainNode(node=node, grace_s=max(0.0, until_s - view.now_s), reason=entry.reason)
 
 
-def removals(view: View, ledger: Ledger) -> Iterator[DeletePod]:
-    """Of pods on which nothing hangs any more, or whose time is over."""
+def removals(view: View, ledger: Ledger, *, is_over: bool) -> Iterator[DeletePod]:
+    """Of pods on which nothing hangs any more, or whose time is over. Once the job is over those that end by themselves
+    stay, for their logs."""
     kept = _kept_for_logs(view, ledger)
     for entry in ledger.leaving:
         pod = view.pod_of(entry)
         if pod is None or pod.deleted_s is not None or entry.uid in kept:
+            continue
+        if is_over and (has_ended(pod) or (entry.joined and not _is_late(view, entry))):
             continue
         if is_host_gone(view, pod) and entry.leaving == "Lost":
             yield DeletePod(name=pod.name, uid=pod.uid, grace_s=0)
@@ -76,8 +79,12 @@ def cancellations(view: View) -> Iterator[CancelDrain]:
 def _is_waited_for(view: View, entry: NodeEntry, pod: PodView) -> bool:
     if entry.leaving in ("Lost", "Failed") or has_ended(pod) or not view.is_present(pod):
         return False
+    return not _is_late(view, entry)
+
+
+def _is_late(view: View, entry: NodeEntry) -> bool:
     assert entry.until is not None
-    return not view.is_due(seconds_of(entry.until))
+    return view.is_due(seconds_of(entry.until))
 
 
 def _kept_for_logs(view: View, ledger: Ledger) -> set[str]:

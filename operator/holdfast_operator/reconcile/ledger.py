@@ -23,6 +23,7 @@ _UNSEEN_S = 10.0
 _UNSETTLED_KEPT_S = 86_400.0
 # Nobody waits for a node that the operator has no more use for: it may move and upload all that it holds.
 ASKED_GRACE_S = 1800.0
+_REASON_CHARS_MAX = 1024
 DISRUPTIONS = ("Notice", "Lost", "Left")
 
 
@@ -68,7 +69,7 @@ class Mark:
         return entry.model_copy(
             update={
                 "leaving": self.kind,
-                "reason": self.reason,
+                "reason": self.reason[:_REASON_CHARS_MAX],
                 "since": text_of(self.at_s),
                 "until": text_of(self.until_s),
                 "generation": self.generation,
@@ -153,10 +154,10 @@ def _vanished(view: View, entry: NodeEntry, *, is_over: bool) -> NodeEntry:
 
 def _hastened(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:
     """With a sooner end, if one was announced since; not counted again."""
-    if pod is None or has_ended(pod) or entry.leaving == "Lost":
+    if pod is None or has_ended(pod) or entry.leaving not in ("Asked", "Notice"):
         return entry
     departure = notices.loss(view, pod)
-    if departure is None and pod.deleted_s is None and entry.leaving == "Asked":
+    if departure is None and pod.deleted_s is None:
         departure = notices.notice(view, pod)
     if departure is None or (departure.kind != "Lost" and departure.until_s >= _until_s(entry) - 1.0):
         return entry

@@ -19,6 +19,9 @@ _HOST_SEEN_S = 30.0
 # A taint's value that is a time lies within so many seconds of now: the autoscaler writes when it set the taint.
 _TIME_SPAN_S = 86_400.0
 
+# Nobody has said when a host ends that merely takes no more pods: its node may move and upload all that it holds.
+CLOSED_GRACE_S = 1800.0
+
 Kind = Literal["Notice", "Lost", "Left", "Failed"]
 
 
@@ -77,10 +80,11 @@ def _announced(view: View, host: HostView) -> Iterator[Departure]:
     """By the host's taints, and by its being closed, which the control plane turns into a taint in its own time."""
     preemption = view.job.spec.preemption
     for taint in host.taints:
-        if taint.key in preemption.notice_taints or taint.key == OUT_OF_SERVICE:
+        if taint.key != UNSCHEDULABLE and (taint.key in preemption.notice_taints or taint.key == OUT_OF_SERVICE):
             yield _notice(f"taint {taint.key} on host {host.name}", _end_s(taint, preemption.notice, view.now_s))
-    if host.is_unschedulable and UNSCHEDULABLE in preemption.notice_taints:
-        yield _notice(f"the host {host.name} takes no more pods (cordoned)", view.now_s + preemption.notice)
+    is_closed = host.is_unschedulable or any(taint.key == UNSCHEDULABLE for taint in host.taints)
+    if is_closed and UNSCHEDULABLE in preemption.notice_taints:
+        yield _notice(f"the host {host.name} takes no more pods (cordoned)", view.now_s + CLOSED_GRACE_S)
 
 
 def _end_s(taint: Taint, notice_s: float, now_s: float) -> float:

@@ -27,7 +27,8 @@ def troubles(view: View, ledger: Ledger, size: Size, suspension: Suspension, inv
     pods = [pod for entry in ledger.staying if (pod := view.pod_of(entry)) is not None]
     yield from _not_starting(pods)
     yield from _without_room(view, pods, size)
-    yield from _failing(view, ledger)
+    if sum(view.is_ready(pod) for pod in pods) < size.wanted:
+        yield from _failing(view, ledger)
     yield from _shaky(view, pods)
 
 

@@ -9,6 +9,8 @@ from holdfast_operator.api.v1alpha1.times import text_of
 from holdfast_operator.status.facts import Facts
 
 TYPES = ("Running", "Suspended", "Degraded", "Complete", "Failed")
+_MESSAGE_CHARS_MAX = 8192  # the API takes more, but people do not
+
 Truth = Literal["True", "False", "Unknown"]
 Told = tuple[Truth, str, str]  # status, reason, message
 
@@ -36,7 +38,7 @@ def _conditions(facts: Facts, before: tuple[StatusCondition, ...]) -> Iterator[S
             type=kind,
             status=status,
             reason=reason,
-            message=message,
+            message=message[:_MESSAGE_CHARS_MAX],
             last_transition_time=old.last_transition_time if old is not None and is_same else text_of(facts.now_s),
             observed_generation=facts.generation,
         )

@@ -26,7 +26,8 @@ from holdfast_operator.reconcile.deciding import reconcile
 from holdfast_operator.reconcile.snapshot import ContainerEnd, PodPhase, Snapshot, Taint
 
 NODE = NodeId("gpt-0")
-CORDONED = {"host-0": host(0, is_unschedulable=True)}
+TAINT = Taint(key="aws-node-termination-handler/spot-itn", effect="NoSchedule")
+TAINTED = {"host-0": host(0, taints=(TAINT,))}
 
 
 def leaving(kind: Any = "Notice", *, until_s: float = NOW_S + 20.0) -> ElasticJobStatus:
@@ -45,7 +46,7 @@ def of_type(kind: type, shot: Snapshot) -> list[Any]:
 
 
 def test_a_node_with_notice_is_told_before_anything_else_is_done() -> None:
-    decision = reconcile(snapshot(pod(0), hosts=CORDONED))
+    decision = reconcile(snapshot(pod(0), hosts=TAINTED))
 
     assert kinds(decision.actions)[:2] == ["DrainNode", "WriteStatus"]
     assert kinds(decision.actions)[-1] == "CreatePod"
@@ -97,12 +98,14 @@ def test_a_drain_that_stands_is_not_asked_for_again_unless_it_ends_too_late() ->
     assert [action.grace_s for action in late] == [20.0]
 
 
-def test_a_node_that_is_asked_to_go_and_gets_notice_leaves_sooner_and_counts_as_no_disruption() -> None:
-    shot = seen("Asked", until_s=NOW_S + 1800.0, hosts={**CORDONED, "host-1": host(1)})
+@pytest.mark.parametrize("kind", ["Asked", "Notice"])
+def test_a_node_that_leaves_and_gets_sooner_notice_leaves_sooner_and_counts_no_further(kind: str) -> None:
+    shot = seen(kind, until_s=NOW_S + 1800.0, hosts={**TAINTED, "host-1": host(1)})
     shot = replace(shot, run=run(0, 1, drains={0: drain(0, grace_s=1800.0)}))
     held = entry_after(shot, 0)
 
-    assert held.leaving == "Asked"
+    assert held.leaving == kind
+    assert [action.grace_s for action in of_type(DrainNode, shot)] == [25.0]
     assert seconds_of(held.until or "") == NOW_S + 25.0
     assert status_after(shot).disruptions.seen == 0
 
@@ -187,3 +190,16 @@ def test_a_pod_that_left_is_cleared_away_for_the_next_of_its_name() -> None:
     shot = snapshot(ended, pod(1), status=ElasticJobStatus(ledger=(goer, entry(1))), run=run(1))
 
     assert [action.uid for action in of_type(DeletePod, shot)] == ["uid-0"]
+
+
+def test_of_a_job_that_is_over_only_pods_that_do_not_end_are_removed() -> None:
+    ended = pod(0, phase=PodPhase.SUCCEEDED, end=ContainerEnd(exit_code=0, finished_s=NOW_S))
+    over = {"finished_time": text_of(NOW_S - 10.0)}
+
+    def removed(first: Any, **fields: Any) -> list[str]:
+        status = leaving("Asked", **fields).model_copy(update=over)
+        return [action.uid for action in of_type(DeletePod, snapshot(first, status=status, run=run()))]
+
+    assert removed(ended, until_s=NOW_S - 1.0) == []
+    assert removed(pod(0)) == []
+    assert removed(pod(0), until_s=NOW_S) == ["uid-0"]

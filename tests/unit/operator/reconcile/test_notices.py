@@ -25,9 +25,9 @@ def taint(key: str, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "fields",
     [
-        *(taint(key) for key in job().spec.preemption.notice_taints),
+        *(taint(key) for key in job().spec.preemption.notice_taints if key != notices.UNSCHEDULABLE),
         taint(notices.OUT_OF_SERVICE),
-        {"is_unschedulable": True},
+        {"is_unschedulable": True, **taint("aws-node-termination-handler/spot-itn")},
     ],
 )
 def test_a_host_that_goes_gives_its_pod_notice(fields: dict[str, Any]) -> None:
@@ -36,6 +36,14 @@ def test_a_host_that_goes_gives_its_pod_notice(fields: dict[str, Any]) -> None:
     assert found is not None
     assert found.until_s == NOW_S + NOTICE_S
     assert "host-0" in found.reason
+
+
+@pytest.mark.parametrize("fields", [{"is_unschedulable": True}, taint(notices.UNSCHEDULABLE)])
+def test_a_host_that_merely_takes_no_more_pods_gives_all_the_time_there_is(fields: dict[str, Any]) -> None:
+    found = notices.notice(View(snapshot(pod(0), hosts={"host-0": host(0, **fields)})), pod(0))
+
+    assert found is not None
+    assert found.until_s == NOW_S + notices.CLOSED_GRACE_S
 
 
 def test_a_taint_that_is_not_listed_means_nothing() -> None:
