@@ -15,18 +15,18 @@ log = logging.getLogger(__name__)
 SELF_DRAIN = "SIGTERM"
 
 
-async def ask_to_drain(store: Store, keys: Keys, record: DrainRecord) -> None:
-    """Write `record`, unless the node is to leave as soon already, or has been let go."""
+async def ask_to_drain(store: Store, keys: Keys, record: DrainRecord) -> bool:
+    """Write `record`, unless the node is to leave as soon already, or has been let go; whether it was written."""
     key = keys.drain(record.node)
     while True:
         held = await store.get(key)
         if held is not None:
             known = _read(held)
             if known is not None and (known.released or known.grace_s <= record.grace_s):
-                return
+                return False
         same = Compare(key=key, mod_revision=held.mod_revision if held is not None else 0)
         if (await store.transact([same], [Put(key=key, value=encode(record))])).succeeded:
-            return
+            return True
 
 
 async def forget_drain(store: Store, keys: Keys, node: NodeId) -> None:

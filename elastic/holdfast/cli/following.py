@@ -2,17 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-from holdfast.errors import CompactedError, ProtocolError, StoreUnavailableError
+from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.records import NodeRecord, OutcomeRecord, ProgressRecord
 from holdfast.model.wire import decode
 from holdfast.ports.store import Store
+from holdfast.stores.changes import changes_of
 
 log = logging.getLogger(__name__)
-_PAUSE_S = 0.5
 
 
 class Follower:
@@ -33,11 +33,12 @@ class Follower:
 
     async def run(self, store: Store) -> None:
         """For ever."""
-        async for key, value in changes_of(store, self._keys.prefix):
-            try:
-                self._see(key, value)
-            except ProtocolError as error:
-                log.error("launcher.malformed", extra={"key": key, "error": str(error)})
+        async for changes in changes_of(store, self._keys.prefix):
+            for key, value in changes:
+                try:
+                    self._see(key, value)
+                except ProtocolError as error:
+                    log.error("launcher.malformed", extra={"key": key, "error": str(error)})
 
     def _see(self, key: str, value: bytes | None) -> None:
         self._on_change(key, value)
@@ -52,31 +53,3 @@ class Follower:
         elif kind == "outcome":
             self.outcome = decode(OutcomeRecord, value)
             self.ended.set()
-
-
-async def changes_of(store: Store, prefix: str) -> AsyncIterator[tuple[str, bytes | None]]:
-    """What stands under `prefix`, oldest first, then every change; None for a key that is gone.
-
-    For ever: it waits for a store that is away, and where history was dropped meanwhile it tells again what stands,
-    and what is gone.
-    """
-    known: set[str] = set()
-    while True:
-        try:
-            snapshot = await store.get_prefix(prefix)
-            gone = known - {kv.key for kv in snapshot.kvs}
-            known = {kv.key for kv in snapshot.kvs}
-            for key in sorted(gone):
-                yield key, None
-            for kv in sorted(snapshot.kvs, key=lambda kv: kv.mod_revision):
-                yield kv.key, kv.value
-            async for changes in store.watch(prefix, snapshot.revision + 1):
-                for change in changes:
-                    key = change.kv.key
-                    (known.add if change.kind == "put" else known.discard)(key)
-                    yield key, change.kv.value if change.kind == "put" else None
-        except CompactedError:
-            log.info("watch.read_again")
-        except StoreUnavailableError as error:
-            log.warning("watch.store_unavailable", extra={"error": str(error)})
-            await asyncio.sleep(_PAUSE_S)

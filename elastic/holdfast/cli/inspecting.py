@@ -14,7 +14,6 @@ from holdfast.agent.settings import node_id
 from holdfast.chaos.faults import parse_seconds
 from holdfast.cli.exits import EXIT_COMPLETED, EXIT_FAILED
 from holdfast.cli.folder import is_live, is_submitted
-from holdfast.cli.following import changes_of
 from holdfast.cli.job_status import read_status
 from holdfast.cli.summary import summary
 from holdfast.cli.target import Target, choose, of_folder, reach, run_info
@@ -25,6 +24,7 @@ from holdfast.model.records import DrainRecord, JobRecord, OutcomeRecord, Pardon
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.spec import JobSpec
+from holdfast.stores.changes import changes_of
 from holdfast.telemetry.files import REPORT, RunFiles, event_json
 from holdfast.telemetry.recorder import Recorder
 from holdfast.telemetry.run_event import EventKind, RunEvent
@@ -194,13 +194,14 @@ async def await_outcome(
     store: Store, keys: Keys, on_change: Callable[[str, bytes | None], None] = lambda *_: None
 ) -> OutcomeRecord:
     """How the job ended, once it has; every change until then goes to `on_change`."""
-    async for key, value in changes_of(store, keys.prefix):
-        on_change(key, value)
-        if key == keys.one("outcome") and value is not None:
-            try:
-                return decode(OutcomeRecord, value)
-            except ProtocolError:
-                continue  # whoever leads writes it again
+    async for changes in changes_of(store, keys.prefix):
+        for key, value in changes:
+            on_change(key, value)
+            if key == keys.one("outcome") and value is not None:
+                try:
+                    return decode(OutcomeRecord, value)
+                except ProtocolError:
+                    continue  # whoever leads writes it again
     raise AssertionError("changes have no end")
 
 

@@ -91,6 +91,10 @@ class Recorder:
     def nodes(self) -> Mapping[NodeId, NodeStatus]:
         return self._roster.nodes
 
+    def goodput(self) -> float | None:
+        """As in the report, of what was seen so far; computed over the whole run."""
+        return self._timeline.goodput()
+
     def view(self) -> RunView:
         timeline, rate = self._timeline, steps_per_s(self._timeline)
         current = timeline.current
