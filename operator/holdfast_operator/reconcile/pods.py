@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast_operator.api import v1alpha1
 from holdfast_operator.api.v1alpha1 import names
-from holdfast_operator.api.v1alpha1.elastic_job import ElasticJob
+from holdfast_operator.api.v1alpha1.elastic_job import ElasticJob, Metadata
 from holdfast_operator.reconcile.agent_container import agent_container
 from holdfast_operator.reconcile.volumes import volumes
 
@@ -45,16 +45,20 @@ def _metadata(job: ElasticJob, index: int, digest: str) -> Manifest:
             names.LABEL_NODE: str(index),
         },
         "annotations": {**given.get("annotations", {}), names.ANNOTATION_HASH: digest},
-        "ownerReferences": [
-            {
-                "apiVersion": f"{v1alpha1.GROUP}/{v1alpha1.VERSION}",
-                "kind": v1alpha1.KIND,
-                "name": meta.name,
-                "uid": meta.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
+        "ownerReferences": [owner_reference(meta)],
+    }
+
+
+def owner_reference(job: Metadata) -> Manifest:
+    """With it the control plane collects what belongs to a job that is gone."""
+    return {
+        "apiVersion": f"{v1alpha1.GROUP}/{v1alpha1.VERSION}",
+        "kind": v1alpha1.KIND,
+        "name": job.name,
+        "uid": job.uid,
+        "controller": True,
+        # To hold a job's deletion up some clusters ask for rights to its finalizers, and nothing needs it held up.
+        "blockOwnerDeletion": False,
     }
 
 

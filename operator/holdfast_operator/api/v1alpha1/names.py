@@ -10,6 +10,7 @@ OPERATOR: Final = "holdfast.dev/operator"  # of `managedBy`, in the spec of a jo
 LABEL_JOB: Final = "holdfast.dev/job"  # on all that belongs to a job: its name
 LABEL_NODE: Final = "holdfast.dev/node-index"  # on pods: which of the job's nodes
 ANNOTATION_HASH: Final = "holdfast.dev/manifest-hash"  # on pods: of what they were made from
+ANNOTATION_DRAIN: Final = "holdfast.dev/drain"  # on pods, by anybody: its node is to leave, within so many seconds
 
 # Where a pod finds what is mounted; all below one folder, so that nothing of an image is covered.
 RUN_FOLDER: Final = "/run/holdfast"

@@ -1,0 +1,112 @@
+"""One connection to a rendezvous, for all jobs that share it: opened with what the Secrets hold, opened anew when
+that changes, and asked from time to time whether it still answers."""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from holdfast.errors import StoreError, UserError
+from holdfast.ports.store import Store
+from holdfast.stores.address import open_store
+from holdfast_operator.handlers.client import Cluster
+from holdfast_operator.handlers.errors import ClusterError
+from holdfast_operator.handlers.following import Follower
+from holdfast_operator.handlers.store_access import StorePlace, StoreSecrets, access_from, read_secrets
+from holdfast_operator.handlers.tasks import Tasks, stop
+
+log = logging.getLogger(__name__)
+_CALL_S = 3.0
+_PING_S = 5.0
+# Secrets are read again this often, and at once where the store refuses.
+_ROTATED_S = 300.0
+_AGAIN_S = 5.0
+# Below no job's prefix; nothing is ever written there.
+_NOWHERE = "holdfast-operator-ping"
+
+
+class Connection:
+    """`told()` is called when `trouble` changes: why the rendezvous cannot be used, in words; "": it can."""
+
+    def __init__(self, cluster: Cluster, place: StorePlace, tasks: Tasks, told: Callable[[], None]) -> None:
+        self._cluster, self._place, self._tasks, self._told = cluster, place, tasks, told
+        self.trouble = ""
+        self.store: Store | None = None
+        self._followers: dict[Follower, asyncio.Task[None] | None] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="holdfast-operator-"))
+        self._task = tasks.begin(self._run(), name=f"store {place.address}")
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._followers)
+
+    def attach(self, follower: Follower) -> None:
+        self._followers[follower] = self._begin(follower, self.store) if self.store is not None else None
+
+    def detach(self, follower: Follower) -> None:
+        task = self._followers.pop(follower)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        await stop(self._task)
+        await asyncio.to_thread(shutil.rmtree, self._folder, True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                secrets = await read_secrets(self._cluster, self._place)
+                self.store = open_store(self._place.address, access_from(secrets, self._folder), timeout_s=_CALL_S)
+            except (UserError, ClusterError) as error:
+                self._tell(str(error))
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            try:
+                for follower in self._followers:
+                    self._followers[follower] = self._begin(follower, self.store)
+                await self._watch_over(self.store, secrets)
+            finally:
+                await self._end(self.store)
+
+    async def _watch_over(self, store: Store, secrets: StoreSecrets) -> None:
+        """Returns when what opens the store has changed."""
+        loop = asyncio.get_running_loop()
+        read_s = loop.time()
+        while True:
+            trouble = ""
+            try:
+                await store.get(_NOWHERE)
+            except StoreError as error:
+                trouble = str(error)
+            self._tell(trouble)
+            if trouble or loop.time() > read_s + _ROTATED_S:
+                read_s = loop.time()
+                if await self._have_changed(secrets):
+                    log.info("store.secrets_changed", extra={"store": str(self._place.address)})
+                    return
+            await asyncio.sleep(_PING_S)
+
+    async def _have_changed(self, secrets: StoreSecrets) -> bool:
+        try:
+            return await read_secrets(self._cluster, self._place) != secrets
+        except (UserError, ClusterError) as error:
+            # What was read before may well be good still.
+            log.warning("store.secrets_unread", extra={"store": str(self._place.address), "error": str(error)})
+            return False
+
+    async def _end(self, store: Store) -> None:
+        self.store = None
+        await asyncio.gather(*(stop(task) for task in self._followers.values()))
+        await store.close()
+
+    def _begin(self, follower: Follower, store: Store) -> asyncio.Task[None]:
+        return self._tasks.begin(follower.run(store), name=f"following {follower.keys.job}")
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            level = logging.WARNING if trouble else logging.INFO
+            log.log(level, "store.trouble", extra={"store": str(self._place.address), "trouble": trouble})
+            self.trouble = trouble
+            self._told()

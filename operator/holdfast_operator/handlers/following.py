@@ -1,0 +1,67 @@
+"""One job's prefix of the rendezvous: followed while the job is there, and emptied once it is gone."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from holdfast.errors import StoreError, StoreUnavailableError
+from holdfast.model.keys import Keys
+from holdfast.ports.store import Delete, Store
+from holdfast.stores.changes import changes_of
+from holdfast_operator.handlers.run_fold import RunFold
+
+log = logging.getLogger(__name__)
+_REFUSED_PAUSE_S = 5.0
+# etcd takes 128 operations a transaction unless told otherwise.
+_DELETES = 100
+
+
+class Follower:
+    """`changed(is_news)` is told of whatever is seen; without news it is only progress."""
+
+    def __init__(self, keys: Keys, fold: RunFold, changed: Callable[[bool], None]) -> None:
+        self.keys, self.fold = keys, fold
+        self.has_read = False
+        self.trouble = ""  # what the store refuses, in words
+        self._changed = changed
+        self._is_left = asyncio.Event()  # no agent of the job is alive
+
+    async def run(self, store: Store) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._follow(store)
+            except StoreUnavailableError:
+                raise AssertionError("changes_of waits for a store that is away") from None
+            except StoreError as error:
+                log.error("run.refused", extra={"job": self.keys.job, "error": str(error)})
+                self._told(str(error))
+                await asyncio.sleep(_REFUSED_PAUSE_S)
+
+    async def empty(self, store: Store) -> None:
+        """Delete all of the job's keys, once none of its agents is alive.
+
+        Raises: StoreError: the store is away, or refuses.
+        """
+        await self._is_left.wait()
+        while True:
+            standing = await store.get_prefix(self.keys.prefix)
+            if not standing.kvs:
+                return
+            await store.transact([], [Delete(key=kv.key) for kv in standing.kvs[:_DELETES]])
+
+    async def _follow(self, store: Store) -> None:
+        async for changes in changes_of(store, self.keys.prefix):
+            is_news = self.fold.see(changes, time.time())
+            (self._is_left.clear if self.fold.leased else self._is_left.set)()
+            if not self.has_read or self.trouble:
+                self.has_read, is_news = True, True
+                self.trouble = ""
+            if changes or is_news:
+                self._changed(is_news)
+
+    def _told(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self._changed(True)

@@ -1,0 +1,150 @@
+"""A job as its rendezvous shows it, folded from what changes there into what `reconcile` looks at."""
+
+import logging
+from collections.abc import Iterable
+
+from holdfast.errors import ProtocolError, SpecError
+from holdfast.model.ids import NodeId
+from holdfast.model.keys import Keys
+from holdfast.model.records import (
+    Cause,
+    CheckpointsRecord,
+    DrainRecord,
+    GenerationRecord,
+    JobRecord,
+    NodeRecord,
+    StartRecord,
+)
+from holdfast.model.wire import decode
+from holdfast.spec import parse_spec
+from holdfast.telemetry.recorder import Recorder
+from holdfast_operator.reconcile.snapshot import RunCheckpoint, RunDrain, RunNode, RunSnapshot
+
+log = logging.getLogger(__name__)
+_LOSSES = frozenset({Cause.LOSS, Cause.WORKER_DIED, Cause.COMMUNICATION, Cause.STALLED})
+# Goodput is computed over the whole run, so only once the run has become so much longer.
+_LONGER = 1.02
+
+
+class RunFold:
+    """Feed it what stands, in the order of its changes, then every change; seeing the same again changes nothing."""
+
+    def __init__(self, keys: Keys, *, recoveries: int, generation: int) -> None:
+        """`recoveries`: how many were counted before, up to `generation`."""
+        self._keys = keys
+        self._recoveries, self._counted = recoveries, generation
+        self.trouble = ""  # why the job cannot be read, in words
+        self.leased: set[str] = set()  # what only living agents keep up
+        self._reset()
+
+    def see(self, changes: Iterable[tuple[str, bytes | None]], now_s: float) -> bool:
+        """Whether any of it is more than progress."""
+        is_news = False
+        for key, value in changes:
+            kind, _, rest = key.removeprefix(self._keys.prefix).partition("/")
+            is_news |= kind not in {"progress", "uploads", "reach", "suspects"}
+            try:
+                if value is None:
+                    self._forget(kind, NodeId(rest))
+                else:
+                    self._fold(kind, NodeId(rest), value, now_s)
+            except ProtocolError as error:
+                log.error("run.malformed", extra={"key": key, "error": str(error)})
+            if kind in {"nodes", "claims"}:
+                (self.leased.discard if value is None else self.leased.add)(key)
+            if self._recorder is not None:
+                self._recorder.apply(key, value, now_s)
+        return is_news
+
+    def snapshot(self) -> RunSnapshot | None:
+        """None: the job was not submitted yet."""
+        if self._recorder is None:
+            return None
+        view = self._recorder.view()
+        generation = self._generation
+        return RunSnapshot(
+            state=view.state,
+            step=view.step,
+            steps=view.steps,
+            generation=view.generation,
+            layout=view.layout,
+            members=frozenset(ref.slot.node for ref in generation.members) if generation is not None else frozenset(),
+            nodes=dict(self._nodes),
+            drains=dict(self._drains),
+            samples_per_s=view.samples_per_s,
+            goodput=self._goodput_at(view.step),
+            recoveries=self._recoveries,
+            checkpoint=self._checkpoint,
+            outcome=view.outcome,
+            reasons=self._reasons,
+        )
+
+    def _reset(self) -> None:
+        self._recorder: Recorder | None = None
+        self._url = ""
+        self._nodes: dict[NodeId, RunNode] = {}
+        self._drains: dict[NodeId, RunDrain] = {}
+        self._generation: GenerationRecord | None = None
+        self._checkpoint: RunCheckpoint | None = None
+        self._reasons: tuple[str, ...] = ()
+        self._goodput: float | None = None
+        self._goodput_step = 0.0  # from which on it is computed again
+
+    def _fold(self, kind: str, node: NodeId, value: bytes, now_s: float) -> None:
+        match kind:
+            case "nodes":
+                record = decode(NodeRecord, value)
+                is_warm = bool(record.workers)
+                self._nodes[node] = RunNode(node=node, incarnation=record.incarnation, is_warm=is_warm)
+            case "drains":
+                drain = decode(DrainRecord, value)
+                self._drains[node] = RunDrain(
+                    node=node, grace_s=drain.grace_s, is_released=drain.released, reason=drain.reason
+                )
+            case "spec":
+                self._submitted(value)
+            case "generation":
+                self._began(decode(GenerationRecord, value))
+            case "start":
+                self._reasons = decode(StartRecord, value).reasons
+            case "checkpoints":
+                self._listed(decode(CheckpointsRecord, value), now_s)
+
+    def _forget(self, kind: str, node: NodeId) -> None:
+        match kind:
+            case "nodes":
+                self._nodes.pop(node, None)
+            case "drains":
+                self._drains.pop(node, None)
+            case "spec":
+                self._reset()
+
+    def _submitted(self, value: bytes) -> None:
+        try:
+            record = decode(JobRecord, value)
+            spec = parse_spec(record.spec, source="its spec")
+            self._recorder = Recorder(record, name=self._keys.job, global_batch=record.global_batch)
+        except (ProtocolError, SpecError) as error:
+            self.trouble = f"the job in the rendezvous cannot be read: {error}"
+            return
+        self.trouble, self._url = "", spec.checkpoints.url or ""
+
+    def _began(self, record: GenerationRecord) -> None:
+        self._generation = record
+        if record.number > self._counted:
+            self._counted = record.number
+            self._recoveries += record.cause in _LOSSES
+
+    def _listed(self, record: CheckpointsRecord, now_s: float) -> None:
+        if not record.committed:
+            self._checkpoint = None
+            return
+        newest = record.committed[-1]
+        url = f"{self._url.rstrip('/')}/{newest.folder}"
+        if self._checkpoint is None or self._checkpoint.url != url:
+            self._checkpoint = RunCheckpoint(step=newest.version.step, url=url, time_s=now_s)
+
+    def _goodput_at(self, step: int) -> float | None:
+        if self._recorder is not None and step >= self._goodput_step:
+            self._goodput, self._goodput_step = self._recorder.goodput(), max(step + 1, step * _LONGER)
+        return self._goodput
