@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +30,8 @@ def program(name: str) -> Path:
     if on_path is not None:
         return Path(on_path)
     pytest.skip(
-        f"no {name}: not in KUBEBUILDER_ASSETS ({named or 'unset'}), {_USUAL_FOLDER} or PATH; `setup-envtest use` fetches "
-        "the API server, a release of Kubernetes has all three"
+        f"no {name} in KUBEBUILDER_ASSETS ({named or 'unset'}), {_USUAL_FOLDER} or PATH; a release of Kubernetes has "
+        "it among its server binaries"
     )
 
 
@@ -76,7 +75,7 @@ class ControlPlane:
     def __init__(self, folder: Path, *, host: str = "127.0.0.1", grace_s: int = 8) -> None:
         self.folder, self.host = folder, host
         self.keys = Keys(folder / "keys")
-        self._etcd = EtcdServer("kubernetes", folder)
+        self.etcd = EtcdServer("kubernetes", folder)
         ports = dict(zip((_API, _CONTROLLERS, _SCHEDULER), free_ports(3), strict=True))
         self.server = f"https://{host}:{ports[_API]}"
         self.port = ports[_API]
@@ -103,13 +102,15 @@ class ControlPlane:
         certificate, key = self.keys.user(user, groups)
         return Access(server=self.server, ca=self.keys.ca, certificate=certificate, key=key)
 
-    def start(self) -> None:
-        self._etcd.start()
-        self._etcd.wait_healthy()
+    def start(self, *, controllers: bool = True) -> None:
+        """Without `controllers` there is etcd and the API server alone: nothing happens by itself."""
+        self.etcd.start()
+        self.etcd.wait_healthy()
         self.start_api()
-        for name in (_CONTROLLERS, _SCHEDULER):
+        names = (_CONTROLLERS, _SCHEDULER) if controllers else ()
+        for name in names:
             self._components[name].start()
-        for name in (_CONTROLLERS, _SCHEDULER):
+        for name in names:
             self._components[name].wait_healthy(self.admin)
 
     def start_api(self) -> None:
@@ -123,14 +124,14 @@ class ControlPlane:
     def stop(self) -> None:
         for component in self._components.values():
             component.stop()
-        self._etcd.kill()
+        self.etcd.kill()
 
     def _serving_flags(self) -> list[str]:
         return [f"--tls-cert-file={self._certificate}", f"--tls-private-key-file={self._key}"]
 
     def _api_flags(self) -> list[str]:
         kubelet_certificate, kubelet_key = self.keys.user("kube-apiserver-kubelet-client", [MASTERS])
-        host, port = self._etcd.endpoint
+        host, port = self.etcd.endpoint
         return [
             f"--etcd-servers=http://{host}:{port}",
             f"--advertise-address={self.host}",
@@ -183,12 +184,14 @@ def _answers(opener: urllib.request.OpenerDirector, url: str) -> bool:
 
 
 @contextmanager
-def running_control_plane(folder: Path, *, host: str = "127.0.0.1", grace_s: int = 8) -> Iterator[ControlPlane]:
+def running_control_plane(
+    folder: Path, *, host: str = "127.0.0.1", grace_s: int = 8, controllers: bool = True
+) -> Iterator[ControlPlane]:
     """Skips the test, saying what is missing, where the programs are not there."""
     etcd_program()
     plane = ControlPlane(folder, host=host, grace_s=grace_s)
     try:
-        plane.start()
+        plane.start(controllers=controllers)
         yield plane
     finally:
         plane.stop()
