@@ -91,9 +91,18 @@ class Recorder:
     def nodes(self) -> Mapping[NodeId, NodeStatus]:
         return self._roster.nodes
 
+    @property
+    def step(self) -> int:
+        """Steps that are committed now."""
+        return self._timeline.committed_step
+
     def goodput(self) -> float | None:
-        """As in the report, of what was seen so far; computed over the whole run."""
+        """As in the report, of what was seen so far and is not forgotten; computed over all of it."""
         return self._timeline.goodput()
+
+    def forget_before(self, step: int) -> None:
+        """For who watches many jobs for long, and needs no report: commits take memory."""
+        self._timeline.forget_before(step)
 
     def view(self) -> RunView:
         timeline, rate = self._timeline, steps_per_s(self._timeline)

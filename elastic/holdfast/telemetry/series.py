@@ -34,6 +34,16 @@ class Series:
         self._count += not page.told[index]
         page.told[index], page.times_s[index], page.losses[index] = 1, time_s, loss
 
+    def forget_before(self, step: int) -> None:
+        """Pages that hold nothing from `step` on are gone, as if they had never been told."""
+        for number in [number for number in self._pages if (number + 1) * _STEPS <= step]:
+            self._count -= sum(self._pages.pop(number).told)
+        if self._pages:
+            oldest = min(self._pages)
+            self.first = oldest * _STEPS + self._pages[oldest].told.index(1)
+        else:
+            self.first = self.last = 0
+
     def time_s(self, step: int) -> float | None:
         page, index = self._pages.get(step // _STEPS), step % _STEPS
         return page.times_s[index] if page is not None and page.told[index] else None

@@ -147,6 +147,11 @@ class Timeline:
         later = self._ordered[bisect_right(self._ordered, number, key=_number) :]
         return any(step in g.commits and step <= self._limit(g.number) for g in later)
 
+    def forget_before(self, step: int) -> None:
+        """Commits of earlier steps are history that nobody asks after any more, about as far back as that."""
+        for generation in self._ordered:
+            generation.commits.forget_before(step)
+
     def commits_of(self, ack: NodeAck) -> Iterator[tuple[int, Commit]]:
         """(generation, commit) of what the node's workers remember of the history of the state they hold.
 

@@ -34,6 +34,7 @@ class Connection:
         self._cluster, self._place, self._tasks, self._told = cluster, place, tasks, told
         self.trouble = ""
         self.store: Store | None = None
+        self._answers = False  # it did, since it was opened
         self._followers: dict[Follower, asyncio.Task[None] | None] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="holdfast-operator-"))
         self._task = tasks.begin(self._run(), name=f"store {place.address}")
@@ -43,7 +44,8 @@ class Connection:
         return bool(self._followers)
 
     def attach(self, follower: Follower) -> None:
-        self._followers[follower] = self._begin(follower, self.store) if self.store is not None else None
+        is_open = self.store is not None and self._answers
+        self._followers[follower] = self._begin(follower) if is_open else None
 
     def detach(self, follower: Follower) -> None:
         task = self._followers.pop(follower)
@@ -64,8 +66,6 @@ class Connection:
                 await asyncio.sleep(_AGAIN_S)
                 continue
             try:
-                for follower in self._followers:
-                    self._followers[follower] = self._begin(follower, self.store)
                 await self._watch_over(self.store, secrets)
             finally:
                 await self._end(self.store)
@@ -80,6 +80,9 @@ class Connection:
                 await store.get(_NOWHERE)
             except StoreError as error:
                 trouble = str(error)
+            if not trouble and not self._answers:
+                self._answers = True
+                self._followers = {follower: self._begin(follower) for follower in self._followers}
             self._tell(trouble)
             if trouble or loop.time() > read_s + _ROTATED_S:
                 read_s = loop.time()
@@ -97,12 +100,13 @@ class Connection:
             return False
 
     async def _end(self, store: Store) -> None:
-        self.store = None
+        self.store, self._answers = None, False
         await asyncio.gather(*(stop(task) for task in self._followers.values()))
         await store.close()
 
-    def _begin(self, follower: Follower, store: Store) -> asyncio.Task[None]:
-        return self._tasks.begin(follower.run(store), name=f"following {follower.keys.job}")
+    def _begin(self, follower: Follower) -> asyncio.Task[None]:
+        assert self.store is not None
+        return self._tasks.begin(follower.run(self.store), name=f"following {follower.keys.job}")
 
     def _tell(self, trouble: str) -> None:
         if trouble != self.trouble:

@@ -7,6 +7,7 @@ that history everything is listed anew, and what changed or is gone meanwhile is
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -25,6 +26,7 @@ _PAGE = "500"
 _WATCH_S = (240, 480)
 # Bookmarks come about once a minute: a connection that is silent for longer is dead.
 _SILENCE_S = 150.0
+_BRIEF_S = 1.0
 _PAUSES = wait_random_exponential(multiplier=0.1, max=10.0)
 
 
@@ -71,7 +73,11 @@ class Informer(Generic[T]):
         try:
             if not self._version:
                 await self._list()
+            begun_s = time.monotonic()
             await self._watch()
+            if time.monotonic() < begun_s + _BRIEF_S:
+                # Something between here and the API server ends what it should not.
+                await asyncio.sleep(random.uniform(_BRIEF_S / 2, _BRIEF_S))
         except ExpiredError as error:
             log.info("informer.expired", extra={"resource": self._wanted.resource.plural, "error": str(error)})
             self._version = ""

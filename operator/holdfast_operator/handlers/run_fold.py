@@ -22,8 +22,9 @@ from holdfast_operator.reconcile.snapshot import RunCheckpoint, RunDrain, RunNod
 
 log = logging.getLogger(__name__)
 _LOSSES = frozenset({Cause.LOSS, Cause.WORKER_DIED, Cause.COMMUNICATION, Cause.STALLED})
-# Goodput is computed over the whole run, so only once the run has become so much longer.
-_LONGER = 1.02
+# Goodput is that of the last so many steps, at least, and is computed anew once this share of them is new.
+_STEPS_KEPT = 4096
+_NEW_SHARE = 16
 
 
 class RunFold:
@@ -54,6 +55,7 @@ class RunFold:
                 (self.leased.discard if value is None else self.leased.add)(key)
             if self._recorder is not None:
                 self._recorder.apply(key, value, now_s)
+        self._forget_old()
         return is_news
 
     def snapshot(self) -> RunSnapshot | None:
@@ -88,7 +90,8 @@ class RunFold:
         self._checkpoint: RunCheckpoint | None = None
         self._reasons: tuple[str, ...] = ()
         self._goodput: float | None = None
-        self._goodput_step = 0.0  # from which on it is computed again
+        self._goodput_step = 0  # from which on it is computed again
+        self._kept_from = 0
 
     def _fold(self, kind: str, node: NodeId, value: bytes, now_s: float) -> None:
         match kind:
@@ -145,6 +148,15 @@ class RunFold:
             self._checkpoint = RunCheckpoint(step=newest.version.step, url=url, time_s=now_s)
 
     def _goodput_at(self, step: int) -> float | None:
-        if self._recorder is not None and step >= self._goodput_step:
-            self._goodput, self._goodput_step = self._recorder.goodput(), max(step + 1, step * _LONGER)
+        if self._recorder is not None and (step >= self._goodput_step or self._goodput is None):
+            self._goodput, self._goodput_step = (
+                self._recorder.goodput(),
+                step + 1 + min(step, _STEPS_KEPT) // _NEW_SHARE,
+            )
         return self._goodput
+
+    def _forget_old(self) -> None:
+        """A run of weeks has millions of steps, and an operator has hundreds of runs."""
+        if self._recorder is not None and self._recorder.step - self._kept_from > 2 * _STEPS_KEPT:
+            self._kept_from = self._recorder.step - _STEPS_KEPT
+            self._recorder.forget_before(self._kept_from)

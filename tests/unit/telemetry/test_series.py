@@ -64,3 +64,14 @@ def test_a_recorder_keeps_some_tens_of_bytes_a_step() -> None:
     assert recorder.view().samples_per_s == 16.0
     report = recorder.report()
     assert (len(report.losses), report.losses[-1], report.goodput) == (50_000, 1 / 50_000, 1.0)
+
+
+@given(st.lists(st.integers(1, 2000), max_size=40), st.integers(1, 2200))
+def test_what_is_forgotten_is_as_if_never_told_but_for_a_page(told: list[int], before: int) -> None:
+    series = Series()
+    for step in told:
+        series.add(step, float(step), 0.0)
+    series.forget_before(before)
+    kept = [step for step, _, _ in series]
+    assert set(step for step in told if step >= before) <= set(kept) <= {step for step in told if step > before - 128}
+    assert (len(series), series.first, series.last) == (len(kept), min(kept, default=0), max(kept, default=0))

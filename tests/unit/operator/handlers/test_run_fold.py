@@ -121,3 +121,18 @@ def test_every_record_that_agents_write_is_taken() -> None:
     one.see([(key, encode(record)) for key, record in RECORDS.items()], 1.0)
     one.see([(key, None) for key in RECORDS if key != KEYS.one("spec")], 2.0)
     assert one.snapshot() is not None
+
+
+def test_a_run_of_many_steps_is_remembered_as_far_as_it_is_looked_at() -> None:
+    one, last = fold(), 50_000
+    seen(one, (KEYS.one("spec"), JOB), began(1, Cause.START))
+    for first in range(1, last, 100):
+        commits = tuple(
+            Commit(step=step, loss=0.5, grad_norm=None, time_s=step * 2.0) for step in range(first, first + 100)
+        )
+        one.see([(KEYS.one("progress"), encode(ProgressRecord(generation=1, commits=commits)))], 1.0)
+    run = one.snapshot()
+    assert run is not None
+    assert (run.step, run.goodput) == (last, 1.0)
+    kept = len(one._recorder._timeline.generation(1).commits)  # type: ignore[union-attr]
+    assert 4096 <= kept <= 3 * 4096
