@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from holdfast.errors import StoreError, StoreUnavailableError
+from holdfast.errors import StoreError
 from holdfast.model.keys import Keys
 from holdfast.ports.store import Delete, Store
 from holdfast.stores.changes import changes_of
@@ -32,8 +32,6 @@ class Follower:
         while True:
             try:
                 await self._follow(store)
-            except StoreUnavailableError:
-                raise AssertionError("changes_of waits for a store that is away") from None
             except StoreError as error:
                 log.error("run.refused", extra={"job": self.keys.job, "error": str(error)})
                 self._told(str(error))

@@ -1,12 +1,15 @@
 """The client against a real API server: each answer is the error that it is."""
 
 import asyncio
+import dataclasses
+from pathlib import Path
 
 import pytest
+from kubernetes.aio.config import incluster_config
 
 from harness.kube.control_plane import ControlPlane
 from holdfast.errors import UserError
-from holdfast_operator.handlers.client import CONFIG_MAPS, PODS, Cluster
+from holdfast_operator.handlers.client import CONFIG_MAPS, PODS, Cluster, Resource
 from holdfast_operator.handlers.errors import (
     ClusterUnavailableError,
     ExistsError,
@@ -84,3 +87,32 @@ async def test_a_kubeconfig_that_cannot_be_used_is_named(plane: ControlPlane) ->
     missing = plane.folder / "nowhere.kubeconfig"
     with pytest.raises(UserError, match=r"--kubeconfig .*nowhere\.kubeconfig: cannot be used"):
         await Cluster.connect(missing, OperatorMetrics())
+
+
+async def test_in_a_pod_its_account_is_used(
+    plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    given = await cluster.create(Resource("", "v1", "serviceaccounts/default/token"), namespace, asked)
+    token = tmp_path / "token"
+    token.write_text(given["status"]["token"], encoding="utf-8")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(plane.keys.ca))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", plane.host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(plane.port))
+    inside = await Cluster.connect(None, OperatorMetrics())
+    try:
+        with pytest.raises(RefusedError, match=f"system:serviceaccount:{namespace}:default"):
+            await inside.get(PODS, namespace, "job-0")
+    finally:
+        await inside.close()
+
+
+async def test_a_token_that_is_not_taken_is_no_refusal_of_what_was_asked(plane: ControlPlane, namespace: str) -> None:
+    access = dataclasses.replace(plane.admin, certificate=None, key=None, token="of another cluster")
+    cluster = await Cluster.connect(access.kubeconfig(plane.folder / "stale.kubeconfig"), OperatorMetrics())
+    try:
+        with pytest.raises(ClusterUnavailableError, match="401"):
+            await cluster.get(PODS, namespace, "job-0")
+    finally:
+        await cluster.close()
