@@ -113,6 +113,7 @@ class DrainRecord:
     grace_s: float
     reason: str
     released: bool = False
+    incarnation: str = ""  # of the agent that is meant: one that takes the name later stays; "": whoever has it
 
     def __post_init__(self) -> None:
         if not (isfinite(self.grace_s) and self.grace_s >= 0):

@@ -39,6 +39,7 @@ class Events:
             told.unwritten += 1
             return
         count = await self._write(job, event, key, told, now_s)
+        self._told.pop(key, None)  # what was written last goes to the end
         self._told[key] = _Told(count, now_s)
 
     async def _write(
@@ -60,7 +61,6 @@ class Events:
         return count
 
     def _forget(self, now_s: float) -> None:
-        # Those told first come first.
         while self._told:
             key, told = next(iter(self._told.items()))
             if now_s < told.written_s + _KEPT_S:

@@ -71,12 +71,15 @@ class Rendezvous:
         return Seen(follower.has_read or bool(trouble), follower.fold.snapshot(), trouble)
 
     async def drain(self, job: Key, node: NodeId, grace_s: float, reason: str) -> bool:
-        """Whether it was written: one that stands stays if it ends sooner, or is released.
+        """Whether it was written: one that stands stays if it ends sooner, or is released. It is meant for the agent
+        that is there now, not for one that comes under the same name.
 
         Raises: StoreError: the store is away, or refuses.
         """
         keys, store = self._reach(job)
-        return await ask_to_drain(store, keys, DrainRecord(node=node, grace_s=grace_s, reason=reason))
+        incarnation = self._jobs[job].follower.fold.incarnation_of(node)
+        record = DrainRecord(node=node, grace_s=grace_s, reason=reason, incarnation=incarnation)
+        return await ask_to_drain(store, keys, record)
 
     async def cancel_drain(self, job: Key, node: NodeId) -> bool:
         """Whether there was one. Raises: StoreError: the store is away, or refuses."""

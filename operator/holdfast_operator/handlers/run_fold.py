@@ -58,6 +58,11 @@ class RunFold:
         self._forget_old()
         return is_news
 
+    def incarnation_of(self, node: NodeId) -> str:
+        """Of the agent that has this name now; "": none is shown."""
+        shown = self._nodes.get(node)
+        return shown.incarnation if shown is not None else ""
+
     def snapshot(self) -> RunSnapshot | None:
         """None: the job was not submitted yet."""
         if self._recorder is None:

@@ -17,9 +17,9 @@ from harness.kube.control_plane import ControlPlane
 from harness.records import JOB
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
-from holdfast.model.records import DrainRecord
+from holdfast.model.records import DrainRecord, NodeRecord
 from holdfast.model.wire import decode, encode
-from holdfast.ports.store import Store
+from holdfast.ports.store import Put, Store
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJobStatus, Metadata
 from holdfast_operator.api.v1alpha1.names import LABEL_JOB, config_name, job_id, pod_name, secret_name
 from holdfast_operator.handlers.client import (
@@ -202,8 +202,13 @@ async def test_a_taint_is_a_drain_in_the_rendezvous_within_a_second(
     await jobs.cluster.create(NODES, "", {"metadata": {"name": node}})
     made = await jobs.create("noticed")
     keys = Keys(job=job_id("noticed", made["metadata"]["uid"]))
+    shown = NodeRecord(
+        node=NodeId("noticed-0"), incarnation="first", host="h", port=1, domain="d", agent_pid=1, workers=()
+    )
+    agent = Put(key=keys.node(shown.node), value=encode(shown))
+    await store.transact([], [Put(key=keys.one("spec"), value=encode(JOB)), agent])
     async with operating(plane, namespace, "one"):
-        await jobs.shows("noticed", replicas=2)
+        await jobs.shows("noticed", replicas=2, phase="starting")
         begun_s = time.monotonic()
         taint = {"key": TAINT, "effect": "NoSchedule"}
         await jobs.cluster.merge(NODES, "", node, {"spec": {"taints": [taint]}})
@@ -211,7 +216,8 @@ async def test_a_taint_is_a_drain_in_the_rendezvous_within_a_second(
         while held is None:
             held = await store.get(keys.drain(NodeId("noticed-0")))
             assert time.monotonic() < begun_s + 1.0, "no drain within a second"
-    assert decode(DrainRecord, held.value) == DrainRecord(node=NodeId("noticed-0"), grace_s=20.0, reason=TAINT)
+    expected = DrainRecord(node=shown.node, grace_s=20.0, reason=TAINT, incarnation="first")
+    assert decode(DrainRecord, held.value) == expected
 
 
 async def test_the_run_is_seen_and_its_keys_go_with_the_job(
