@@ -52,19 +52,29 @@ class Etcd:
         self._headers["Authorization"] = token
         return True
 
-    def give_user(self, name: str, password: str, role: str) -> None:
-        if name in self.call("auth/user/list").get("users", []):
-            self.call("auth/user/changepw", name=name, password=password)
-        else:
-            self.call("auth/user/add", name=name, password=password)
-        self.call("auth/user/grant", user=name, role=role)
+    def knows(self, name: str, password: str) -> bool:
+        try:
+            return bool(self.call("auth/authenticate", name=name, password=password))
+        except RefusedError:
+            return False
 
-    def give_role(self, role: str, prefix: str | None = None) -> None:
+    def give_user(self, name: str, password: str, role: str) -> None:
+        """Nothing is written that stands already: a change of a user ends its logins, those of running jobs."""
+        if name not in self.call("auth/user/list").get("users", []):
+            self.call("auth/user/add", name=name, password=password)
+        elif not self.knows(name, password):
+            self.call("auth/user/changepw", name=name, password=password)
+        if role not in self.call("auth/user/get", name=name).get("roles", []):
+            self.call("auth/user/grant", user=name, role=role)
+
+    def give_role(self, role: str) -> None:
         if role not in self.call("auth/role/list").get("roles", []):
             self.call("auth/role/add", name=role)
-        if prefix is not None:
-            first, end = _encoded(prefix.encode()), _encoded(_after(prefix.encode()))
-            permission = {"permType": "READWRITE", "key": first, "range_end": end}
+
+    def give_prefix(self, role: str, prefix: str) -> None:
+        first, end = _encoded(prefix.encode()), _encoded(_after(prefix.encode()))
+        permission = {"permType": "READWRITE", "key": first, "range_end": end}
+        if permission not in self.call("auth/role/get", role=role).get("perm", []):
             self.call("auth/role/grant", name=role, perm=permission)
 
 
@@ -82,7 +92,8 @@ def set_users(etcd: Etcd, passwords: dict[str, str], prefix: str) -> None:
     is_enabled = etcd.become("root", passwords["root-password"])
     etcd.give_role("root")
     etcd.give_user("root", passwords["root-password"], "root")
-    etcd.give_role("holdfast", prefix)
+    etcd.give_role("holdfast")
+    etcd.give_prefix("holdfast", prefix)
     etcd.give_user(passwords["username"], passwords["password"], "holdfast")
     if not is_enabled:
         etcd.call("auth/enable")
