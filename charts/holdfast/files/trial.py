@@ -11,6 +11,7 @@ from typing import Any
 from kubernetes import client, config
 
 POLL_S = 1.0
+GONE_WITHIN_S = 60.0
 log = logging.getLogger("trial")
 
 
@@ -69,8 +70,9 @@ class Trial:
             return None
 
     def _delete(self) -> None:
-        """Returns once it is gone."""
-        while self._get() is not None and time.monotonic() < self._deadline:
+        """Returns once it is gone, or will not go."""
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while self._get() is not None and time.monotonic() < deadline:
             try:
                 self._jobs.delete_namespaced_custom_object(
                     name=self._name, propagation_policy="Foreground", **self._where
