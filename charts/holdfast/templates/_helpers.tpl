@@ -78,7 +78,7 @@ capabilities: {drop: [ALL]}
 
 {{/* The test's job needs an etcd, and an operator that looks after its namespace. */}}
 {{- define "holdfast.hasTest" -}}
-{{- $watched := or (not .Values.watchNamespaces) (has .Release.Namespace .Values.watchNamespaces) -}}
+{{- $watched := has .Values.watchNamespace (list "" .Release.Namespace) -}}
 {{- if and .Values.test.enabled $watched (or .Values.etcd.enabled .Values.test.endpoints) -}}true{{- end -}}
 {{- end -}}
 
