@@ -51,6 +51,8 @@ class Trial:
             status = job.get("status", {})
             conditions = conditions_of(job)
             line = f"{status.get('phase') or 'not seen by an operator yet'} {status.get('progress', '')}".strip()
+            is_degraded, trouble = conditions.get("Degraded", (False, ""))
+            line += f" ({trouble})" if is_degraded else ""
             if line != shown:
                 shown = line
                 log.info("%s: %s", self._name, line)
