@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from harness.chart import CHART, Manifest, OneKeyLoader, helm, named, only, pod_templates, rendered
 from holdfast.spec import JobSpec
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJobSpec
+from holdfast_operator.main import app
 
 VALUES = Path(__file__).parent / "values"
 CASES = {"default": ()} | {path.stem: ("--values", str(path)) for path in sorted(VALUES.glob("*.yaml"))}
@@ -268,3 +270,17 @@ def test_the_operator_s_wall_has_no_door_but_those_it_needs() -> None:
     assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == [8080]
     assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 443, 6443, 2379}
     assert spec["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.0.0.1/32"}}]
+
+
+@each_case
+def test_the_operator_takes_the_options_it_is_given(case: str) -> None:
+    manifests = rendered(*CASES[case])
+    container = only(manifests, "Deployment", "holdfast-operator")["spec"]["template"]["spec"]["containers"][0]
+    command = typer.main.get_command(app)
+    with command.make_context("holdfast-operator", list(container["args"])) as context:
+        assert context.params["port"] == container["ports"][0]["containerPort"]
+        assert context.params["lease_namespace"] == "ops"
+        roles = [one for one in manifests if named(one) == "Role/holdfast-operator-leader"]
+        assert all(role["rules"][1]["resourceNames"] == [context.params["lease_name"]] for role in roles)
+    doors = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert doors == {"/healthz", "/readyz"}
