@@ -47,6 +47,11 @@ def read_blob(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
 def tensors_sha256(items: Iterable[tuple[str, Tensor]]) -> str:
     """Hash of name, dtype, shape and bytes of each tensor, in the order given (callers sort by name)."""
     digest = hashlib.sha256()

@@ -14,12 +14,12 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from holdfast.errors import HoldfastError, ProgramError, UserCodeError
+from holdfast.errors import HoldfastError, ProgramError, SpecError, UserCodeError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -157,6 +157,24 @@ def load_program(entry: str, params: dict[str, Any], base: Path) -> Program:
     if not isinstance(program, Program):
         raise ProgramError(f"program.entry: {entry} returned {_shown(program)}; should return a holdfast Program")
     return program
+
+
+def with_batch(program: Program, size: int | None, microbatch: int | None) -> Program:
+    """The Program with the batch that a spec gives in place of its own; None: its own stays.
+
+    Raises:
+        SpecError: the two do not fit.
+    """
+    global_batch, micro = size or program.global_batch, microbatch or program.microbatch
+    if global_batch % micro:
+        below = global_batch // micro * micro
+        given = {"size": size, "microbatch": microbatch}
+        said = ", ".join(f"batch.{name}: {value} given" for name, value in given.items() if value)
+        raise SpecError(
+            f"{said}; a batch of {global_batch} is not a multiple of microbatch {micro}; "
+            f"for this microbatch use size {_listed([fitting for fitting in (below, below + micro) if fitting])}"
+        )
+    return replace(program, global_batch=global_batch, microbatch=micro)
 
 
 def _load_file(entry: str, path: Path) -> ModuleType:

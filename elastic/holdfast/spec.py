@@ -65,6 +65,13 @@ class ProgramSpec(_Section):
     params: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of that function")
 
 
+class BatchSpec(_Section):
+    """How a step's samples are cut; null: as the Program says."""
+
+    size: int | None = Field(default=None, ge=1, le=10**9, description="samples of a step, over all nodes")
+    microbatch: int | None = Field(default=None, ge=1, le=10**9, description="samples that pass a stage at once")
+
+
 class NodesSpec(_Section):
     """How many nodes the job may use."""
 
@@ -172,6 +179,7 @@ class JobSpec(_Section):
     )
     program: ProgramSpec = Field(description="where the Program comes from")
     steps: int = Field(gt=0, le=10**12, description="optimizer steps to commit")
+    batch: BatchSpec = Field(default_factory=BatchSpec, description="how a step's samples are cut")
     nodes: NodesSpec = Field(default_factory=NodesSpec, description="how many nodes the job may use")
     slots_per_node: int = Field(default=1, ge=1, le=1_024, description="worker processes, one per accelerator")
     reduction: Literal["canonical", "allreduce"] = Field(

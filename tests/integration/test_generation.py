@@ -38,6 +38,7 @@ from holdfast.program import Program, SampleSource, load_program
 from holdfast.spec import JobSpec
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.facts import inspect
+from holdfast.worker.final import FinalWriter
 from holdfast.worker.generation import GenerationRun
 from holdfast.worker.layers import blank_layer, initial_layer
 from holdfast.worker.main import Worker
@@ -77,7 +78,7 @@ def setting_of(program: Program, pulse: Pulse, slot: SlotId, out: str = "") -> S
         ),
         device=CPU,
         host="127.0.0.1",
-        out=out,
+        final=FinalWriter(out, "", 1.0),
         pulse=pulse,
     )
 

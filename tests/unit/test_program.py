@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import ProgramError, UserCodeError
-from holdfast.program import Layer, Program, Tied, load_program
+from holdfast.errors import ProgramError, SpecError, UserCodeError
+from holdfast.program import Layer, Program, Tied, load_program, with_batch
 
 
 def layer(name: str) -> Layer:
@@ -35,6 +35,29 @@ def test_blocks_must_divide_the_microbatches() -> None:
     assert make().blocks(2) == 2
     with pytest.raises(ProgramError, match=r"block: 3 does not divide the 4 microbatches .* use one of 1, 2, 4"):
         make().blocks(3)
+
+
+def test_a_spec_may_give_another_batch_than_the_program() -> None:
+    program = make()
+    assert with_batch(program, None, None) == program
+    changed = with_batch(program, 24, 4)
+    assert (changed.global_batch, changed.microbatch, changed.microbatches) == (24, 4, 6)
+    assert with_batch(program, None, 4).microbatches == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "microbatch", "message"),
+    [
+        (10, None, r"batch.size: 10 given; a batch of 10 is not a multiple of microbatch 3; .* size 9, 12"),
+        (None, 5, r"batch.microbatch: 5 given; a batch of 12 is not a multiple of microbatch 5; .* size 10, 15"),
+        (7, 4, r"batch.size: 7 given, batch.microbatch: 4 given; a batch of 7"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_by_the_specs_fields(
+    size: int | None, microbatch: int | None, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        with_batch(make(), size, microbatch)
 
 
 @pytest.mark.parametrize(

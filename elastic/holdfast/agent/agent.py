@@ -13,7 +13,7 @@ from typing import Any
 from holdfast.agent.claiming import NodeClaim
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
-from holdfast.agent.draining import SELF_DRAIN, ask_to_drain, time_left_s
+from holdfast.agent.draining import ask_to_drain, own_drain, time_left_s
 from holdfast.agent.following import Following, by_revision, surely
 from holdfast.agent.http import HttpPort
 from holdfast.agent.leading import Leader
@@ -25,6 +25,7 @@ from holdfast.agent.reporting import Reporter
 from holdfast.agent.settings import AgentSettings
 from holdfast.agent.terms import Terms
 from holdfast.agent.tiers import Home, Tiers
+from holdfast.agent.vitals import Vitals
 from holdfast.agent.watchdog import watch_workers
 from holdfast.agent.workers import Workers
 from holdfast.control.member import Identity, Member
@@ -79,22 +80,22 @@ class Agent:
         self._peers = Peers(Credentials(settings.secret, settings.job), settings.tls)
         self._claim = NodeClaim(store, self._keys, self._peers, timeouts.lease_ttl_s)
         self._tiers = Tiers(job, self._home(), settings.node, self._peers, settings.ram)
-        contact = ContactPoint(self._contact_lost)
-        self._http = HttpPort(
-            settings.listening,
-            self._peers,
-            self._alive,
-            self._status,
-            contact,
-            self._metrics.text,
-            self._tiers.peers.routes(),
-        )
         self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
         key, ram = self._peers.credentials.worker_key, self._tiers.ram.path
         self._workers = Workers(
             settings.node, settings.host, settings.scratch, job, key, ram, self._worker_said, self._worker_ended
         )
         self._member: Member | None = None
+        self.vitals = Vitals(settings.node, self._workers, lambda: self._member, timeouts.progress_s)
+        self._http = HttpPort(
+            settings.listening,
+            self._peers,
+            lambda: self.vitals.alive(self._incarnation),
+            self.vitals.status,
+            ContactPoint(self._contact_lost),
+            self._metrics.text,
+            self._tiers.peers.routes(),
+        )
         self._neighbours = Neighbours(
             store, self._keys, settings.node, self._peers, timeouts.probe_s, timeouts.lease_ttl_s
         )
@@ -108,6 +109,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._left = asyncio.Event()
         self._refusal: str | None = None  # why this node cannot take part
+        self.outcome: OutcomeRecord | None = None  # once the job is over
         self._tasks: asyncio.TaskGroup | None = None
         self._by_the_way: set[asyncio.Task[None]] = set()
 
@@ -259,7 +261,7 @@ class Agent:
         if not node.registered:
             self._left.set()
             return
-        record = DrainRecord(node=self._settings.node, grace_s=self._spec.timeouts.drain_s, reason=SELF_DRAIN)
+        record = own_drain(node.identity, self._spec.timeouts.drain_s)
         if node.drain is not None and node.drain[1] <= now_s + record.grace_s:
             return  # it is to leave as soon already
         self._do(node.drain_seen(record, now_s))
@@ -336,7 +338,8 @@ class Agent:
             elif kind == "start":
                 self._do(node.start_seen(decode(StartRecord, kv.value)))
             elif kind == "outcome":
-                self._do(node.outcome_seen(decode(OutcomeRecord, kv.value)))
+                self.outcome = decode(OutcomeRecord, kv.value)
+                self._do(node.outcome_seen(self.outcome))
             elif kind == "spec" and self._is_another(decode(JobRecord, kv.value)):
                 self._do(node.leave("the job was submitted anew"))
         except ProtocolError as error:
@@ -380,20 +383,3 @@ class Agent:
                 await asyncio.wait_for(self._changed.wait(), timeout)
             except TimeoutError:
                 self._do(self._node.time_passed(self._now_s()))
-
-    def _alive(self) -> dict[str, Any]:
-        refs = self._member.live_workers if self._member is not None else ()
-        workers = [ref.worker for ref in refs if self._workers.is_alive(ref.slot.index)]
-        return {"incarnation": self._incarnation, "workers": workers}
-
-    def _status(self) -> dict[str, Any]:
-        member = self._member
-        generation = member.generation if member is not None else None
-        return {
-            "node": self._settings.node,
-            "state": member.node_state if member is not None else "starting",
-            "generation": generation.number if generation is not None else None,
-            "step": member.step if member is not None else 0,
-            "agent_pid": os.getpid(),
-            "worker_pids": list(self._workers.pids()),
-        }

@@ -3,6 +3,7 @@ agent's is not meant for it."""
 
 import logging
 
+from holdfast.control.member import Identity
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
@@ -13,6 +14,11 @@ from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
 log = logging.getLogger(__name__)
 # What a node writes into its own drain.
 SELF_DRAIN = "SIGTERM"
+
+
+def own_drain(identity: Identity, grace_s: float) -> DrainRecord:
+    """What an agent writes when it is told to end. Not meant for one that takes its name later."""
+    return DrainRecord(node=identity.node, grace_s=grace_s, reason=SELF_DRAIN, incarnation=identity.incarnation)
 
 
 async def ask_to_drain(store: Store, keys: Keys, record: DrainRecord) -> bool:
@@ -30,10 +36,10 @@ async def ask_to_drain(store: Store, keys: Keys, record: DrainRecord) -> bool:
 
 
 async def forget_drain(store: Store, keys: Keys, node: NodeId) -> None:
-    """A drain that was honoured, or that the earlier agent wrote for itself, was not meant for one that begins now."""
+    """A drain that was honoured, or meant for an earlier agent by name, was not meant for one that begins now."""
     held = await store.get(keys.drain(node))
     record = _read(held) if held is not None else None
-    if held is None or record is None or not (record.released or record.reason == SELF_DRAIN):
+    if held is None or record is None or not (record.released or record.incarnation):
         return
     log.info("drain.forgotten", extra={"reason": record.reason, "released": record.released})
     await store.transact([Compare(key=held.key, mod_revision=held.mod_revision)], [Delete(key=held.key)])

@@ -8,21 +8,26 @@ import resource
 import shutil
 import signal
 import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdfast.agent.agent import Agent
 from holdfast.agent.family import check_family
 from holdfast.agent.following import surely
+from holdfast.agent.health import Health, Vital
 from holdfast.agent.http import Listening
-from holdfast.agent.program_source import check_machine
+from holdfast.agent.program_source import check_machine, check_out
+from holdfast.agent.self_submission import SelfSubmission
 from holdfast.agent.settings import AgentSettings
 from holdfast.agent.submission import read_job
 from holdfast.agent.tls import TlsFiles
 from holdfast.errors import HoldfastError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
-from holdfast.model.records import JobRecord
+from holdfast.model.records import JobRecord, OutcomeRecord
+from holdfast.ports.store import Store
 from holdfast.spec import JobSpec
 from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
@@ -47,13 +52,15 @@ class AgentOptions:
     slots: int | None = None
     tls: TlsFiles | None = None
     base: Path | None = None  # where the Program lies on this machine
-    out: Path | None = None  # where the job's folder is mounted on this machine
+    out: str | None = None  # where the job's folder is mounted on this machine
     ram: Path | None = None  # where copies in RAM outlive this agent
+    submission: SelfSubmission | None = None  # of a job that is not there
+    health: tuple[str, int] | None = None  # where anybody may ask how it is
     parent_pid: int | None = None  # end when this parent process ends
 
 
-def run_agent(options: AgentOptions) -> None:
-    """Returns when the node has left, or was told to go before it took part.
+def run_agent(options: AgentOptions) -> OutcomeRecord | None:
+    """Returns when the node has left, or was told to go before it took part; what the job came to, if this node saw it.
 
     Raises:
         UserError: this machine or another agent stands in the way.
@@ -64,16 +71,17 @@ def run_agent(options: AgentOptions) -> None:
     if options.parent_pid is not None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != options.parent_pid:
-            return  # it ended before we asked to be told
+            return None  # it ended before we asked to be told
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_many_files()
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-"))
     try:
         if len(os.fsencode(scratch)) > _SCRATCH_BYTES_MAX:
             raise UserError(f"TMPDIR: {scratch} is too long a path for a socket; choose a shorter one")
-        asyncio.run(_serve(options, scratch))
+        return asyncio.run(_serve(options, scratch))
     except asyncio.CancelledError:
         log.info("agent.stopped")
+        return None
     except ExceptionGroup as group:  # of the agent's tasks
         raise explain(group) from group
     finally:
@@ -86,39 +94,67 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(options: AgentOptions, scratch: Path) -> None:
+async def _serve(options: AgentOptions, scratch: Path) -> OutcomeRecord | None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)  # the agent puts its own in its place
     if options.parent_pid is None:
         loop.add_signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
-    store = open_store(options.address, options.access)
+    agents: list[Agent] = []
+    async with _health(options, lambda: agents[0].vitals if agents else None):
+        store = open_store(options.address, options.access)
+        try:
+            agents.append(await _begin(options, store, scratch))
+            await agents[0].run()
+            return agents[0].outcome
+        finally:
+            await store.close()
+
+
+async def _begin(options: AgentOptions, store: Store, scratch: Path) -> Agent:
+    """All that comes before the node takes part."""
+    if options.submission is not None:
+        await options.submission.ensure(store, options.job, scratch)
+    record = _on_this_machine(await read_job(store, options.job), options)
+    await asyncio.to_thread(check_machine, record)
+    if record.id:
+        await check_out(record)
+    await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes", patient=False)
+    settings = AgentSettings(
+        job=options.job,
+        node=options.node,
+        host=options.host,
+        listening=options.listening,
+        domain=options.domain,
+        slots=options.slots or JobSpec.model_validate(record.spec).slots_per_node,
+        scratch=scratch,
+        secret=options.secret,
+        tls=options.tls,
+        ram=options.ram,
+    )
+    return Agent(settings, store, record)
+
+
+@asynccontextmanager
+async def _health(options: AgentOptions, vitals: Callable[[], Vital | None]) -> AsyncIterator[None]:
+    if options.health is None:
+        yield
+        return
+    health = Health()
+    health.open(*options.health)
+    beating = asyncio.create_task(health.beat(vitals), name="health")
     try:
-        record = _on_this_machine(await read_job(store, options.job), options)
-        await asyncio.to_thread(check_machine, record)
-        await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes", patient=False)
-        settings = AgentSettings(
-            job=options.job,
-            node=options.node,
-            host=options.host,
-            listening=options.listening,
-            domain=options.domain,
-            slots=options.slots or JobSpec.model_validate(record.spec).slots_per_node,
-            scratch=scratch,
-            secret=options.secret,
-            tls=options.tls,
-            ram=options.ram,
-        )
-        await Agent(settings, store, record).run()
+        yield
     finally:
-        await store.close()
+        beating.cancel()
+        health.close()
 
 
 def _on_this_machine(record: JobRecord, options: AgentOptions) -> JobRecord:
     if options.base is not None:
         record = replace(record, base=str(options.base.absolute()))
     if options.out is not None:
-        record = replace(record, out=str(options.out.absolute()))
+        record = replace(record, out=options.out)
     return record
 
 

@@ -3,16 +3,22 @@
 It is a first check that needs no torch; a worker then compares the layers (`worker.main`).
 """
 
+import asyncio
 import hashlib
+import logging
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from holdfast.agent.storage_calls import StorageCalls
 from holdfast.agent.versions import check_versions
 from holdfast.errors import ProgramError, UserError
 from holdfast.model.records import JobRecord
 from holdfast.spec import JobSpec
+from holdfast_checkpoint.errors import StorageBusyError, StorageError
+from holdfast_checkpoint.final import FinalPlace
 
-MARKER = ".job-id"
+log = logging.getLogger(__name__)
+_LOOK_S, _PAUSE_S = 120.0, 1.0
 
 
 def source_sha256(entry: str, base: Path) -> str:
@@ -32,7 +38,7 @@ def source_sha256(entry: str, base: Path) -> str:
 
 
 def check_machine(record: JobRecord) -> None:
-    """What a job needs of this machine: its packages, its Program and, where several machines take part, its folder.
+    """What a job needs of this machine: its packages and its Program.
 
     Raises:
         UserError: something is missing or differs.
@@ -47,25 +53,28 @@ def check_machine(record: JobRecord) -> None:
             f"program.entry: {entry!r} in {base} is not the file the job was submitted with (sha256 {found[:12]}, "
             f"should be {record.source_sha256[:12]}); bring the code on all machines to the same version"
         )
-    if record.id:
-        check_out(record)
 
 
-def check_out(record: JobRecord) -> None:
-    """Raises: UserError: the job's folder as this machine sees it is not the one it was submitted with."""
-    marker = marker_path(Path(record.out))
-    remedy = "mount the folder that `holdfast submit --out` was given on every machine; elsewhere mounted, give --out"
-    try:
-        found = marker.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {record.out}: {marker.name} cannot be read here ({error}); {remedy}") from error
-    if found != record.id:
-        raise UserError(f"--out {record.out}: holds another job here; {remedy}")
+async def check_out(record: JobRecord) -> None:
+    """Where the final weights go is the same place from here. Storage that does not answer is waited for.
 
-
-def marker_path(out: Path) -> Path:
-    """Says which submission a folder belongs to."""
-    return out / MARKER
+    Raises: UserError: it is another one, or this machine may not read it.
+    """
+    calls = StorageCalls("look", 2)
+    while True:
+        try:
+            marked = await calls.call(lambda: FinalPlace(record.out).marked(record.id), _LOOK_S)
+            break
+        except StorageBusyError as error:
+            log.warning("out.unavailable", extra={"error": str(error)})
+            await asyncio.sleep(_PAUSE_S)
+        except StorageError as error:
+            raise UserError(f"--out: {error}") from error
+    if marked is None:
+        raise UserError(
+            f"--out {record.out}: has no mark of this job here; mount the folder that `holdfast submit --out` was "
+            "given on every machine (elsewhere mounted, give --out), or give the URL and endpoint that it was given"
+        )
 
 
 def _module_file(entry: str, name: str, base: Path) -> Path | None:

@@ -15,6 +15,8 @@ from holdfast.model.heartbeat import Phase
 
 # How many times the limit of its own code a worker may wait for the others.
 _TURNS = 3
+# How many times that limit one may be silent before only a new agent helps: it was to be killed, and did not end.
+_BEYOND = 4
 _WATCHDOG_S = 0.25
 
 
@@ -37,3 +39,12 @@ def _starts_from_storage(node: Member, index: int) -> bool:
     start, running = node.start, node.workers[index].running
     is_running = start is None or (running is not None and running[0] == start.generation)
     return start is not None and not is_running and bool(start.checkpoint and start.restores)
+
+
+def beyond_help(workers: Workers, node: Member, limit_s: float) -> str:
+    """Which worker has not ended for long after it was to be killed; empty where there is none."""
+    for ref in node.live_workers:
+        phase, silent_s = workers.silent_s(ref.slot.index)
+        if phase is Phase.COMPUTE and silent_s > _BEYOND * limit_s:
+            return f"the worker of {ref.slot} has made no progress for {silent_s:.0f} s, and cannot be killed"
+    return ""

@@ -1,7 +1,7 @@
 """Secrets and the store's credentials: from the environment or files, never from an argument, where `ps` shows them.
 
 HOLDFAST_SECRET or HOLDFAST_SECRET_FILE                        the job's secret
-HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD or ..._FILE   etcd's user
+HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD               etcd's user; each also as a file, ..._FILE
 HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT, HOLDFAST_STORE_KEY     PEM files for etcd over TLS
 """
 
@@ -15,6 +15,7 @@ from holdfast.stores.address import StoreAccess
 
 SECRET = "HOLDFAST_SECRET"
 _SECRET_BYTES_MAX = 4096
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def read_secret() -> bytes:
@@ -36,10 +37,10 @@ def read_secret() -> bytes:
 
 def read_access(secret: bytes) -> StoreAccess:
     """What opens the store. Raises: UserError: a file cannot be used, or half of a pair is missing."""
-    password = _take("HOLDFAST_STORE_PASSWORD")
+    user, password = _take("HOLDFAST_STORE_USER"), _take("HOLDFAST_STORE_PASSWORD")
     return StoreAccess(
         secret=secret,
-        user=os.environ.get("HOLDFAST_STORE_USER") or None,
+        user=user.decode() if user is not None else None,
         password=password.decode() if password is not None else None,
         ca=_path("HOLDFAST_STORE_CA"),
         certificate=_path("HOLDFAST_STORE_CERT"),
@@ -48,15 +49,18 @@ def read_access(secret: bytes) -> StoreAccess:
 
 
 def read_private(path: Path, what: str) -> bytes:
-    """The content of a file that only this user may read, without white space around it.
+    """The content of a file that only this user may read, without white space around it. One of root's that nobody may
+    write may be for a group besides: so Kubernetes mounts a Secret for a user other than root.
 
     Raises:
         UserError: it cannot be read, or others may.
     """
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            status = os.fstat(file.fileno())
+            mode = status.st_mode
+            allowed = stat.S_IRGRP if status.st_uid == 0 and not mode & _WRITABLE else 0
+            if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~allowed:
                 raise UserError(
                     f"{what} {path}: has mode {stat.S_IMODE(mode):04o}, so others may read it; chmod 600 {path}"
                 )

@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdfast.agent.program_source import MARKER
 from holdfast.errors import ProtocolError, StoreUnavailableError, UserError
 from holdfast.stores.address import parse_store
 from holdfast.telemetry.files import EVENTS, NODES, REPORT, RUN, RunFiles
 from holdfast.telemetry.logs import JsonFormatter
+from holdfast_checkpoint.final import LAYERS, MARKS
 
 _SECRET = ".secret"
-JOB = "job.json"  # the record of a submitted job
 # What a run leaves; nothing else in the folder is ever touched.
 _LEFT = (
-    *(REPORT, RUN, EVENTS, NODES, JOB, _SECRET, MARKER),
-    *("weights.safetensors", "optimizer.safetensors", "layers", "logs"),
+    *(REPORT, RUN, EVENTS, NODES, _SECRET, MARKS),
+    *("weights.safetensors", "optimizer.safetensors", LAYERS, "logs"),
 )
 _CONNECT_S = 1.0
 
@@ -131,7 +130,7 @@ def _answers(endpoint: tuple[str, int]) -> bool:
 
 def is_submitted(out: Path) -> bool:
     """Whether the folder is that of a job whose agents are started by others."""
-    return (out / MARKER).exists()
+    return (out / MARKS).exists()
 
 
 def write_secret(out: Path, secret: str) -> None:

@@ -20,7 +20,15 @@ from holdfast.cli.target import Target, choose, of_folder, reach, run_info
 from holdfast.errors import FaultSyntaxError, ProtocolError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
-from holdfast.model.records import DrainRecord, JobRecord, OutcomeRecord, PardonRecord, Result, StopRecord
+from holdfast.model.records import (
+    DrainRecord,
+    JobRecord,
+    NodeRecord,
+    OutcomeRecord,
+    PardonRecord,
+    Result,
+    StopRecord,
+)
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Put, Store
 from holdfast.spec import JobSpec
@@ -129,13 +137,15 @@ async def _drain(target: Target, node: NodeId, grace_s: float | None) -> tuple[D
     keys = target.keys
     async with target.open() as store:
         prefix = keys.node(NodeId(""))
-        known = [kv.key.removeprefix(prefix) for kv in (await store.get_prefix(prefix)).kvs]
+        known = {kv.key.removeprefix(prefix): kv.value for kv in (await store.get_prefix(prefix)).kvs}
         job = await _require_going(store, target)
         if node not in known:
             raise UserError(f"node {node!r}: the run has {', '.join(known) or 'no nodes'}")
         if grace_s is None:
             grace_s = JobSpec.model_validate(job.spec).timeouts.drain_s
-        key, record = keys.drain(node), DrainRecord(node=node, grace_s=grace_s, reason="holdfast drain")
+        meant = decode(NodeRecord, known[node]).incarnation
+        key = keys.drain(node)
+        record = DrainRecord(node=node, grace_s=grace_s, reason="holdfast drain", incarnation=meant)
         written = await store.transact([Compare(key=key, exists=False)], [Put(key=key, value=encode(record))])
         held = None if written.succeeded else await store.get(key)
         return (record, True) if held is None else (decode(DrainRecord, held.value), False)

@@ -16,8 +16,10 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli.arguments import Json, Set, Spec, assignments
+from holdfast.cli.agent_command import app as agent
+from holdfast.cli.arguments import SECRETS, Json, Set, Spec, assignments
 from holdfast.cli.checkpoints.app import app as checkpoints
+from holdfast.cli.ending import tell_end
 from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.cli.foresight import app as foresight
 from holdfast.cli.keeping import app as keeping
@@ -27,12 +29,6 @@ _EXIT_CODES = (
     "[bold]Exit codes[/bold]: 0 completed, 1 the job failed, 2 wrong input and nothing was started, "
     "3 stopped before the end with the weights written, 130 killed by a second Ctrl-C."
 )
-_SECRETS = (
-    "The job's secret comes from HOLDFAST_SECRET or the file HOLDFAST_SECRET_FILE (mode 0600), etcd's user from "
-    "HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD or HOLDFAST_STORE_PASSWORD_FILE, its PEM files from "
-    "HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT and HOLDFAST_STORE_KEY."
-)
-
 app = typer.Typer(
     name="holdfast",
     help="Elastic, fault-tolerant PyTorch training on nodes that come and go, bit for bit.",
@@ -45,6 +41,7 @@ app = typer.Typer(
 app.add_typer(checkpoints)
 app.add_typer(foresight)
 app.add_typer(keeping)
+app.add_typer(agent)
 
 Out = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The folder of a run.", show_default=False)]
 Job = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of DIR: the job; else HOLDFAST_JOB.")]
@@ -133,7 +130,7 @@ def validate(spec: Spec, set_: Set = None, as_json: Json = False) -> None:
     show_program(spec, assignments(set_ or []), as_json=as_json)
 
 
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def submit(
     spec: Spec,
     store: Annotated[
@@ -145,13 +142,21 @@ def submit(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the weights, on a file system that every node sees.")
+        str,
+        typer.Option(metavar="DIR|URL", help="For the weights: a folder that every node sees, or s3://BUCKET/PREFIX."),
     ],
+    job: Annotated[str | None, typer.Option(metavar="NAME", help="The job's name, in place of the spec's.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What paths in the spec start from; by default its folder.")
+    ] = None,
     set_: Set = None,
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = "auto",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a job of that name that is over.")] = False,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Where there is a job of that name, live or over, leave it as it is.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show the job to its end, then write its report.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -159,9 +164,13 @@ def submit(
     from holdfast.cli.preparing import Wish
     from holdfast.cli.submitting import Submission, submit_job
 
-    submission = Submission(store=store, out=out, replace=replace, wait=wait, as_json=as_json)
+    if replace and if_absent:
+        raise UserError("--replace, --if-absent: give one of them")
+    submission = Submission(store=store, out=out, replace=replace, wait=wait, as_json=as_json, if_absent=if_absent)
     wish = Wish(
         spec=spec,
+        name=job,
+        base=base,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume,
@@ -170,78 +179,7 @@ def submit(
     raise typer.Exit(submit_job(wish, submission))
 
 
-@app.command(epilog=_SECRETS)
-def agent(
-    job: Annotated[str, typer.Option(metavar="NAME", envvar="HOLDFAST_JOB", help="The job's name in its spec.")],
-    store: Annotated[str, typer.Option(metavar="URL", envvar="HOLDFAST_STORE", help="As for submit.")],
-    node: Annotated[str, typer.Option(metavar="ID", envvar="HOLDFAST_NODE", help="This node's name.")],
-    address: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST[:PORT]",
-            envvar="HOLDFAST_ADDRESS",
-            help="At which other nodes reach this one, and what it listens at.",
-        ),
-    ],
-    listen: Annotated[str | None, typer.Option(metavar="HOST", help="Listen there instead, such as 0.0.0.0.")] = None,
-    domain: Annotated[
-        str | None, typer.Option(envvar="HOLDFAST_DOMAIN", help="Failure domain; the node itself by default.")
-    ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default as the spec says.")] = None,
-    base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the spec's folder, with the Program, is on this machine.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the job's folder is mounted on this machine.")
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CERT", help="This agent's certificate; TLS between all agents.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar="HOLDFAST_TLS_KEY", help="Its key.")] = None,
-    tls_ca: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CA", help="Who vouches for the agents' certificates.")
-    ] = None,
-    ram: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            envvar="HOLDFAST_RAM",
-            help="On tmpfs: copies in RAM lie there, and a new agent of this node finds them again.",
-        ),
-    ] = None,
-    open_metrics: Annotated[bool, typer.Option("--open-metrics", help="Let anybody read /metrics.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON.")] = False,
-    parent_pid: Annotated[int | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Take part in a job with this machine, until the job is over or this node is to leave.
-
-    It waits for a job that is not there yet. SIGTERM or Ctrl-C drains the node: it leaves at a step boundary.
-    """
-    from holdfast.cli.serving import AgentArguments, serve_agent
-
-    serve_agent(
-        AgentArguments(
-            job=job,
-            store=store,
-            node=node,
-            address=address,
-            listen=listen,
-            domain=domain,
-            slots=slots,
-            base=base,
-            out=out,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_ca=tls_ca,
-            ram=ram,
-            open_metrics=open_metrics,
-            as_json=as_json,
-            parent_pid=parent_pid,
-        )
-    )
-
-
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def status(out: Out = None, job: Job = None, store: Store = None, as_json: Json = False) -> None:
     """Show how a job stands, or how it ended: DIR of a run, or --job with --store."""
     from holdfast.cli.inspecting import Which, show_status
@@ -249,7 +187,7 @@ def status(out: Out = None, job: Job = None, store: Store = None, as_json: Json 
     show_status(Which(out=out, job=job, store=store), as_json=as_json)
 
 
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def drain(
     names: Annotated[list[str], typer.Argument(metavar="[DIR] NODE", help="The node that is to leave.")],
     job: Job = None,
@@ -266,7 +204,7 @@ def drain(
     drain_node(Which(out=out, job=job, store=store), node, within, as_json=as_json)
 
 
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def pardon(
     names: Annotated[list[str], typer.Argument(metavar="[DIR] NODE", help="The node that may come back.")],
     job: Job = None,
@@ -281,7 +219,7 @@ def pardon(
     pardon_node(Which(out=out, job=job, store=store), node, reason, as_json=as_json)
 
 
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def stop(
     out: Out = None,
     job: Job = None,
@@ -296,7 +234,7 @@ def stop(
     raise typer.Exit(stop_job(Which(out=out, job=job, store=store), reason, wait=wait, as_json=as_json))
 
 
-@app.command(epilog=_SECRETS)
+@app.command(epilog=SECRETS)
 def events(
     out: Out = None,
     job: Job = None,
@@ -312,16 +250,19 @@ def events(
 
 @app.command()
 def collect(
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a submitted job.", show_default=False)],
+    out: Annotated[str, typer.Argument(metavar="DIR|URL", help="The --out of a submitted job.", show_default=False)],
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the result; by default the job's own, if it is one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join the final layers in a submitted job's folder into weights.safetensors and optimizer.safetensors."""
-    from holdfast.cli.submitting import collect as collect_layers
+    """Join the final layers that a submitted job left into weights.safetensors and optimizer.safetensors."""
+    from holdfast.cli.collecting import collect as collect_layers
 
-    collect_layers(out, as_json=as_json)
+    collect_layers(out, to, as_json=as_json)
 
 
-@app.command(name="store", epilog=_SECRETS)
+@app.command(name="store", epilog=SECRETS)
 def serve_store(
     address: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Where to listen.")] = "127.0.0.1",
     as_json: Json = False,
@@ -332,7 +273,7 @@ def serve_store(
     serving.serve_store(address, as_json=as_json)
 
 
-@app.command(name="read-token", epilog=_SECRETS)
+@app.command(name="read-token", epilog=SECRETS)
 def read_token(
     job: Annotated[str, typer.Option(metavar="NAME", envvar="HOLDFAST_JOB", help="The job's name.")],
 ) -> None:
@@ -354,22 +295,30 @@ def main() -> None:
         app()
     except UserCodeError as error:
         cause = error.__cause__
-        if cause is not None:
-            traceback.print_exception(cause, file=sys.stderr)
-        _fail(str(error), EXIT_INPUT)
+        told = "".join(traceback.format_exception(cause)) if cause is not None else ""
+        _fail(str(error), EXIT_INPUT, before=told)
     except (UserError, VersionError) as error:
         _fail(str(error), EXIT_INPUT)
     except HoldfastError as error:
         _fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_KILLED)
+    except SystemExit as error:
+        if error.code == EXIT_INPUT:  # said already, where a person would look
+            tell_end("the command line or an environment variable is wrong; the log says which")
+        raise
+    except Exception as error:  # a bug of ours: the interpreter prints its traceback
+        tell_end("".join(traceback.format_exception(error)))
+        raise
     finally:
         # All is written and said: an impatient Ctrl-C must not end in a traceback of the interpreter's shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"holdfast: error: {message}", file=sys.stderr)
+def _fail(message: str, code: int, *, before: str = "") -> None:
+    """`before`: the traceback of the user's code."""
+    print(f"{before}holdfast: error: {message}", file=sys.stderr)
+    tell_end(f"{message}\n{before}")
     sys.exit(code)
 
 

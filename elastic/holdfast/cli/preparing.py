@@ -15,7 +15,7 @@ from holdfast.model.facts import ProgramFacts
 from holdfast.model.ids import SlotId
 from holdfast.model.records import CheckpointRef, JobRecord
 from holdfast.planner.search import Request, plan
-from holdfast.program import Program, load_program
+from holdfast.program import Program, load_program, with_batch
 from holdfast.spec import JobSpec, load_spec
 
 
@@ -24,6 +24,8 @@ class Wish:
     """What `holdfast run` was asked for; None: as the spec says."""
 
     spec: Path
+    name: str | None = None
+    base: Path | None = None  # what relative paths start from; the spec's folder
     nodes: int | None = None
     slots: int | None = None
     steps: int | None = None
@@ -37,6 +39,7 @@ class Wish:
     def overlay(self) -> dict[str, Any]:
         """Values by dotted path, as `load_spec` takes them; a flag of its own wins over `--set`."""
         flags = {
+            "name": self.name,
             "nodes.desired": self.nodes,
             "slots_per_node": self.slots,
             "steps": self.steps,
@@ -71,13 +74,13 @@ class Prepared:
     identity: Mapping[str, Any]
     checkpoints: tuple[CheckpointRef, ...]  # to start from, oldest first
 
-    def job_record(self, out: Path) -> JobRecord:
-        """What the agents read; final weights go to `out`."""
+    def job_record(self, out: Path | str) -> JobRecord:
+        """What the agents read; final weights go to `out`, a folder or a URL."""
         layers = self.facts.layers
         return JobRecord(
             spec=self.spec.model_dump(mode="json"),
             base=str(self.base),
-            out=str(out.absolute()),
+            out=str(out.absolute()) if isinstance(out, Path) else out,
             layer_names=tuple(layer.name for layer in layers),
             layer_costs=tuple(layer.cost for layer in layers),
             layer_bytes=tuple(layer.state_bytes for layer in layers),
@@ -99,11 +102,12 @@ def prepare(wish: Wish) -> Prepared:
         UserCodeError: the user's code raised while its Program was built.
     """
     resume = parse_resume(wish.resume)
-    spec = _with_absolute_url(load_spec(wish.spec, wish.overlay()), wish.spec.absolute().parent)
+    base = (wish.base or wish.spec.parent).absolute()
+    spec = _with_absolute_url(load_spec(wish.spec, wish.overlay()), base)
     nodes = wish.nodes or spec.nodes.desired or spec.nodes.min
     faults = tuple(parse_fault(sentence) for sentence in wish.faults)
     check_faults(faults, nodes=nodes, slots=spec.slots_per_node, steps=spec.steps)
-    inspected = inspect_program(spec, wish.spec.absolute().parent)
+    inspected = inspect_program(spec, base)
     most = nodes + sum(isinstance(fault.action, JoinNode) for fault in faults)
     _check_layout(inspected, most)
     return Prepared(
@@ -136,6 +140,7 @@ def inspect_program(spec: JobSpec, base: Path) -> Inspected:
     from holdfast.worker.identity import identity_of
 
     program = load_program(spec.program.entry, dict(spec.program.params), base)
+    program = with_batch(program, spec.batch.size, spec.batch.microbatch)
     program.blocks(spec.block)
     facts = inspect(program, spec.steps)
     depth, layers = spec.layout.depth, len(facts.layers)

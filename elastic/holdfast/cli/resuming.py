@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import SpecError, UserError
+from holdfast.errors import JobFailedError, SpecError, UserError
 from holdfast.model.records import CheckpointRef, Version
 from holdfast.spec import JobSpec
-from holdfast_checkpoint.errors import CheckpointError, StorageError
+from holdfast_checkpoint.errors import CheckpointError, StorageBusyError, StorageError
 from holdfast_checkpoint.manifest import Manifest
 from holdfast_checkpoint.remote import Repository
 
@@ -38,6 +38,7 @@ def find_checkpoints(spec: JobSpec, identity: Mapping[str, Any], resume: str | i
 
     Raises:
         SpecError: the storage cannot be used.
+        JobFailedError: it does not answer.
         UserError: there is no such checkpoint, or it is of another model, optimizer or batch.
     """
     if spec.checkpoints.url is None:
@@ -50,6 +51,8 @@ def find_checkpoints(spec: JobSpec, identity: Mapping[str, Any], resume: str | i
         if resume == NEVER:
             return ()
         manifests = _sound(repository)
+    except StorageBusyError as error:
+        raise JobFailedError(f"checkpoints.url: {error}") from error
     except StorageError as error:
         raise SpecError(f"checkpoints.url: {error}") from error
     # Of the run that wrote last, which may have gone back to an earlier step; clocks of one run may differ.

@@ -21,6 +21,7 @@ from holdfast.cli.summary import summary
 from holdfast.errors import HoldfastError
 from holdfast.model.records import Result
 from holdfast.telemetry.report import Report
+from holdfast_checkpoint.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,12 @@ def _run(prepared: Prepared, wish: Wish, options: Options, out: Path) -> int:
         return finish(recording, names, ending, out, as_json=options.as_json)
 
 
-def finish(recording: Recording, layer_names: Sequence[str], ending: Ending, out: Path, *, as_json: bool) -> int:
+def finish(
+    recording: Recording, layer_names: Sequence[str], ending: Ending, out: Path, *, as_json: bool, submission: str = ""
+) -> int:
     """Join the weights, write the report and print it; the exit code."""
-    hashes, trouble = (None, None) if ending.outcome.result is Result.FAILED else join(out, layer_names)
+    is_failed = ending.outcome.result is Result.FAILED
+    hashes, trouble = (None, None) if is_failed else join(out, layer_names, submission)
     report = recording.finish(ending, hashes)
     _print_end(report, ending, out, as_json=as_json)
     if trouble is not None:
@@ -85,13 +89,13 @@ def screen(recording: Recording, *, plain: bool, as_json: bool) -> Screen:
     return PlainScreen(recording.view, sys.stderr if as_json else sys.stdout)
 
 
-def join(out: Path, layer_names: Sequence[str]) -> tuple[tuple[str, str] | None, str | None]:
+def join(out: Path, layer_names: Sequence[str], submission: str) -> tuple[tuple[str, str] | None, str | None]:
     """(hashes of the final weights and optimizer, what went wrong with them)."""
     from holdfast.worker.final import join_final  # here, because it imports torch
 
     try:
-        return join_final(out, layer_names), None
-    except (OSError, HoldfastError) as error:
+        return join_final(out, layer_names, submission), None
+    except (OSError, HoldfastError, CheckpointError) as error:
         log.info("launcher.join_failed", exc_info=True)
         return None, f"the final weights in {out / 'layers'} cannot be joined: {error}"
 

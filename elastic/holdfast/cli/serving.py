@@ -14,12 +14,16 @@ from pathlib import Path
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import Listening
 from holdfast.agent.main import AgentOptions, run_agent
+from holdfast.agent.self_submission import SelfSubmission
 from holdfast.agent.settings import node_id
 from holdfast.agent.tls import TlsFiles
 from holdfast.cli.access import read_access, read_secret
+from holdfast.cli.ending import tell_end
+from holdfast.cli.final_place import open_place
 from holdfast.errors import UserError
 from holdfast.model.ids import NodeId
-from holdfast.stores.address import join_endpoint, parse_store
+from holdfast.model.records import Result
+from holdfast.stores.address import StoreAccess, join_endpoint, parse_store
 from holdfast.stores.embedded import EmbeddedServer
 from holdfast.telemetry.logs import set_up_logging
 
@@ -39,12 +43,14 @@ class AgentArguments:
     listen: str | None = None
     domain: str | None = None
     slots: int | None = None
+    submit: Path | None = None
     base: Path | None = None
-    out: Path | None = None
+    out: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
     ram: Path | None = None
+    health: str | None = None
     open_metrics: bool = False
     as_json: bool = False
     parent_pid: int | None = None
@@ -55,10 +61,11 @@ def serve_agent(arguments: AgentArguments) -> None:
     secret = read_secret()
     host, listening = listening_at(arguments.address, arguments.listen, open_metrics=arguments.open_metrics)
     node = check_node(arguments.node)
+    access = read_access(secret)
     options = AgentOptions(
         job=check_job(arguments.job),
         address=parse_store(arguments.store),
-        access=read_access(secret),
+        access=access,
         node=node,
         host=host,
         listening=listening,
@@ -67,12 +74,56 @@ def serve_agent(arguments: AgentArguments) -> None:
         slots=arguments.slots,
         tls=tls_files(arguments.tls_cert, arguments.tls_key, arguments.tls_ca),
         base=arguments.base,
-        out=arguments.out,
+        out=open_place(arguments.out).url if arguments.out is not None else None,
         ram=arguments.ram,
+        submission=_submission(arguments, secret, access),
+        health=_health_address(arguments.health),
         parent_pid=arguments.parent_pid,
     )
-    set_up_logging(as_json=arguments.as_json, job=options.job, node=node)
-    run_agent(options)
+    set_up_logging(as_json=arguments.as_json or _wants_json(), job=options.job, node=node)
+    outcome = run_agent(options)
+    if outcome is not None and outcome.result is Result.FAILED:
+        traceback = outcome.failure.traceback if outcome.failure is not None else ""
+        tell_end(f"the job {options.job} failed: {outcome.reason}\n{traceback}")
+
+
+def _wants_json() -> bool:
+    """Raises: UserError: HOLDFAST_LOG is neither."""
+    wanted = os.environ.get("HOLDFAST_LOG") or "plain"
+    if wanted not in ("json", "plain"):
+        raise UserError(f"HOLDFAST_LOG: {wanted!r} given; should be json or plain")
+    return wanted == "json"
+
+
+def _submission(arguments: AgentArguments, secret: bytes, access: StoreAccess) -> SelfSubmission | None:
+    """Raises: UserError: it is not said where the weights go."""
+    if arguments.submit is None:
+        return None
+    if arguments.out is None:
+        raise UserError("--out (or HOLDFAST_OUT): missing; --submit needs the folder or URL where the final weights go")
+    taken = {"HOLDFAST_SECRET": secret.decode(errors="surrogateescape")}
+    if access.user is not None:
+        taken["HOLDFAST_STORE_USER"] = access.user
+    if access.password is not None:
+        taken["HOLDFAST_STORE_PASSWORD"] = access.password
+    return SelfSubmission(
+        spec=arguments.submit.absolute(),
+        base=(arguments.base or Path.cwd()).absolute(),
+        out=arguments.out,
+        store=arguments.store,
+        # Of a secret in a file the other process knows the file.
+        secrets={name: value for name, value in taken.items() if not os.environ.get(f"{name}_FILE")},
+    )
+
+
+def _health_address(text: str | None) -> tuple[str, int] | None:
+    """Raises: UserError: it is no address with a port."""
+    if text is None:
+        return None
+    host, port = parse_address("--health", text)
+    if port == 0:
+        raise UserError(f"--health {text!r}: has no port; should be HOST:PORT, such as 0.0.0.0:4711")
+    return host, port
 
 
 def serve_store(address: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`holdfast submit` and `collect`: a job for agents that are started elsewhere, and what they leave in its folder."""
+"""`holdfast submit`: a job for agents that are started elsewhere."""
 
 import asyncio
 import contextlib
@@ -6,25 +6,27 @@ import dataclasses
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.agent.program_source import marker_path
 from holdfast.cli.exits import EXIT_COMPLETED
-from holdfast.cli.folder import JOB, check_free, logging_to, replacing
+from holdfast.cli.final_place import folder_of, open_place, storage_errors
+from holdfast.cli.folder import check_free, logging_to, replacing
 from holdfast.cli.following import Follower
 from holdfast.cli.launcher import Ending
 from holdfast.cli.preparing import Prepared, Wish, prepare
 from holdfast.cli.recording import Recording
-from holdfast.cli.running import finish, join, screen
+from holdfast.cli.running import finish, screen
 from holdfast.cli.target import Target, named
-from holdfast.errors import JobFailedError, UserError
+from holdfast.errors import StoreUnavailableError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.records import CheckpointRef, CheckpointsRecord, JobRecord
-from holdfast.model.wire import decode, encode
+from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
 from holdfast.telemetry.files import RunFiles, RunInfo
+from holdfast_checkpoint.final import FinalPlace
 
 # etcd takes 128 operations a transaction unless told otherwise.
 _DELETES_AT_ONCE = 100
@@ -35,10 +37,19 @@ class Submission:
     """How to submit."""
 
     store: str
-    out: Path
+    out: str  # a folder, or a URL
     replace: bool
     wait: bool
     as_json: bool
+    if_absent: bool = False  # one of that name that is there, live or over, is left as it is
+
+    @property
+    def folder(self) -> Path | None:
+        return folder_of(self.out)
+
+
+class _TakenError(UserError):
+    """Another submission of that name came first."""
 
 
 def submit_job(wish: Wish, submission: Submission) -> int:
@@ -47,20 +58,30 @@ def submit_job(wish: Wish, submission: Submission) -> int:
     Raises:
         UserError: wrong input, or the job exists; nothing was submitted.
         UserCodeError: the user's code raised while its Program was built.
-        JobFailedError: the store does not answer.
+        JobFailedError: the store or the storage does not answer.
     """
-    check_free(submission.out, replace=submission.replace, option="--replace")
+    folder, place = submission.folder, open_place(submission.out)
+    if folder is None and submission.wait:
+        raise UserError(f"--wait: writes a report into the job's folder, and --out {submission.out} is none")
+    if folder is not None and not submission.if_absent:
+        check_free(folder, replace=submission.replace, option="--replace")
     prepared = prepare(wish)
     target = named(prepared.spec.name, submission.store)
-    record = dataclasses.replace(prepared.job_record(submission.out), id=uuid.uuid4().hex)
-    asyncio.run(_submit(target, record, prepared.checkpoints, wish, submission))
+    record = dataclasses.replace(prepared.job_record(place.url), id=uuid.uuid4().hex)
+    try:
+        asyncio.run(_submit(target, record, prepared.checkpoints, wish, submission))
+    except _TakenError:
+        if not submission.if_absent:
+            raise
+        print(json.dumps({"job": target.job, "already": True}) if submission.as_json else f"{target.job} is there")
+        return EXIT_COMPLETED
     if submission.wait:
-        return _wait(target, prepared, wish, submission)
+        return _wait(target, prepared, wish, record, submission)
     if submission.as_json:
         told = {"job": target.job, "store": str(target.address), "out": record.out, "id": record.id}
         print(json.dumps(told))
     else:
-        print(f"{target.job} is submitted; its folder is {record.out}, which every agent must see. On each machine:")
+        print(f"{target.job} is submitted; its weights go to {record.out}, for every agent to reach. On each machine:")
         print(f"  holdfast agent --job {target.job} --store {target.address} --node NAME --address HOST")
     return EXIT_COMPLETED
 
@@ -72,21 +93,44 @@ async def _submit(
     wish: Wish,
     submission: Submission,
 ) -> None:
-    keys, out = target.keys, submission.out
+    keys, folder = target.keys, submission.folder
     async with target.open() as store:
         held = await store.get(keys.one("spec"))
+        if held is not None and submission.if_absent:
+            raise _TakenError(target.job)
         if held is not None:
             await _check_over(store, keys, target, replace=submission.replace)
-        info = RunInfo(
-            job=target.job, store=str(target.address), launcher_pid=os.getpid(), spec=str(wish.spec.absolute())
-        )
-        # The folder first: an agent that sees the job looks for it.
-        with replacing(out, f"before-{record.id}"):
-            RunFiles(out).begin(info)
-            (out / JOB).write_bytes(encode(record))
-            marker_path(out).write_text(record.id, encoding="ascii")
+        with contextlib.ExitStack() as laid:
+            # The place first: an agent that sees the job looks for its mark.
+            if folder is not None and not submission.if_absent:
+                laid.enter_context(replacing(folder, f"before-{record.id}"))
+                RunFiles(folder).begin(_run_info(target, wish))
+            laid.enter_context(_marking(submission.out, record))
             if not await _put(store, keys, record, checkpoints, held):
-                raise UserError(f"--job {target.job}: somebody else submitted or changed it just now")
+                raise _TakenError(f"--job {target.job}: somebody else submitted or changed it just now")
+
+
+@contextlib.contextmanager
+def _marking(out: str, record: JobRecord) -> Iterator[None]:
+    """The job's mark, which goes where the block raises, unless that cannot know what it did.
+
+    Raises: UserError, JobFailedError: it cannot be written.
+    """
+    with storage_errors():
+        place = FinalPlace(out)
+        place.mark(record.id, encode(record))
+    try:
+        yield
+    except StoreUnavailableError:
+        raise  # the job may stand
+    except Exception:  # whatever it is, the mark goes before it is told
+        with storage_errors():
+            place.unmark(record.id)
+        raise
+
+
+def _run_info(target: Target, wish: Wish) -> RunInfo:
+    return RunInfo(job=target.job, store=str(target.address), launcher_pid=os.getpid(), spec=str(wish.spec.absolute()))
 
 
 async def _check_over(store: Store, keys: Keys, target: Target, *, replace: bool) -> None:
@@ -122,17 +166,16 @@ async def _put(
     return (await store.transact([is_same, Compare(key=outcome, exists=True)], [*puts, Delete(key=outcome)])).succeeded
 
 
-def _wait(target: Target, prepared: Prepared, wish: Wish, submission: Submission) -> int:
+def _wait(target: Target, prepared: Prepared, wish: Wish, record: JobRecord, submission: Submission) -> int:
     """Watch the job to its end; then the report, as after `holdfast run`. Ctrl-C ends the watching, not the job."""
-    out = submission.out
+    out = submission.folder
+    assert out is not None
     recording = Recording(prepared, wish.spec, out)
     with logging_to(out, target.job), contextlib.closing(recording):
         with screen(recording, plain=False, as_json=submission.as_json) as shown:
             recording.show_on(shown)
             ending = asyncio.run(_follow(target, recording))
-        return finish(
-            recording, [layer.name for layer in prepared.facts.layers], ending, out, as_json=submission.as_json
-        )
+        return finish(recording, record.layer_names, ending, out, as_json=submission.as_json, submission=record.id)
 
 
 async def _follow(target: Target, recording: Recording) -> Ending:
@@ -147,24 +190,3 @@ async def _follow(target: Target, recording: Recording) -> Ending:
             following.result()  # raises what ended it
     assert follower.outcome is not None
     return Ending(outcome=follower.outcome, killed=False)
-
-
-def collect(out: Path, *, as_json: bool) -> None:
-    """Join the final layers that agents left in a submitted job's folder, and print their hashes.
-
-    Raises:
-        UserError: no job was submitted with this folder.
-        JobFailedError: its layers are not all there.
-    """
-    try:
-        record = decode(JobRecord, (out / JOB).read_bytes())
-    except OSError as error:
-        raise UserError(f"{out}: there is no {JOB} in this folder; should be the --out of a submitted job") from error
-    hashes, trouble = join(out, record.layer_names)
-    if hashes is None:
-        raise JobFailedError(trouble or "the final weights cannot be joined")
-    weights, optimizer = hashes
-    if as_json:
-        print(json.dumps({"weights_sha256": weights, "optimizer_sha256": optimizer}))
-    else:
-        print(f"weights   {weights}\noptimizer {optimizer}\nin {out}")

@@ -1,6 +1,7 @@
 """Nodes that leave as planned: when a stop at a boundary comes too late for one, and when one may go."""
 
 from collections import Counter
+from dataclasses import replace
 
 from holdfast.control.due import Due
 from holdfast.control.job import Job
@@ -59,8 +60,7 @@ def released(job: Job, view: View) -> DrainRecord | None:
         return None
     for node in view.draining:
         if node not in view.member_nodes or _is_spare(job, view, node):
-            record = view.drains[node].record
-            return DrainRecord(node=node, grace_s=record.grace_s, reason=record.reason, released=True)
+            return replace(view.drains[node].record, released=True)
     return None
 
 

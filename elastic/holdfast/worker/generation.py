@@ -7,14 +7,13 @@ a first vote, which shows that everyone is ready; then steps.
 import time
 from collections.abc import Callable
 
-from holdfast.errors import CommunicationError, UserCodeError
+from holdfast.errors import CommunicationError, JobFailedError, UserCodeError
 from holdfast.model.heartbeat import Phase
 from holdfast.model.messages import Committed, Finished, FromWorker, Running, Start
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, SlotStart, Version
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.commit import make_commit
-from holdfast.worker.final import write_final
 from holdfast.worker.layers import blank_layer, initial_layer
 from holdfast.worker.reduce import segment_group
 from holdfast.worker.restoring import Restores, load_restored
@@ -203,12 +202,21 @@ class GenerationRun:
         assert self._plan is not None
         mine = [n for n in self._plan.stages[self._rank].layers if self._plan.holders(n)[0] == self._rank]
         layers = [self._holdings.layers[layer] for layer in mine]
-        write_final(self._setting.out, layers, lambda: self._comm.enter(Phase.COMPUTE))
         assert self._holdings.version is not None
+        try:
+            self._setting.final.write(layers, self._beat)
+        except JobFailedError:
+            self._keep_all()  # for when that is mended
+            raise
+        self._keep_all()
+        self._send(Finished(generation=self._number, step=self._holdings.version.step))
+
+    def _keep_all(self) -> None:
+        """A checkpoint of what the job ends with, unless there is one."""
+        assert self._plan is not None and self._holdings.version is not None
         if not (self._start.checkpoint and self._start.version == self._holdings.version):
             held = {layer: self._holdings.layers[layer] for layer in self._plan.stages[self._rank].layers}
             self._snapshots.write_urgently(self._holdings.version, held, self._beat, self._stop_wanted)
-        self._send(Finished(generation=self._number, step=self._holdings.version.step))
 
 
 def _run_groups(plan: Plan, rank: int, *, segments: bool) -> list[GroupSpec]:

@@ -37,12 +37,13 @@ from holdfast.model.messages import (
     WorkerOrder,
 )
 from holdfast.model.records import JobRecord
-from holdfast.program import load_program
+from holdfast.program import load_program, with_batch
 from holdfast.spec import JobSpec
 from holdfast.worker.channel import Channel
 from holdfast.worker.comm import Comm
 from holdfast.worker.device import choose_device
 from holdfast.worker.facts import inspect
+from holdfast.worker.final import FinalWriter
 from holdfast.worker.generation import GenerationRun
 from holdfast.worker.process_groups import Backend, make_backend
 from holdfast.worker.pulse import Pulse
@@ -190,6 +191,7 @@ class Worker:
         spec = JobSpec.model_validate(order.job.spec)
         device = choose_device(spec.device, order.slot.index, repeatable=spec.reduction == "canonical")
         program = load_program(spec.program.entry, dict(spec.program.params), Path(order.job.base))
+        program = with_batch(program, spec.batch.size, spec.batch.microbatch)
         facts = inspect(program)
         check_same_program(order.job, facts)
         torch.zeros(1, device=device)  # a device that does not work shows it now, not in a generation
@@ -202,7 +204,7 @@ class Worker:
             spec=spec,
             device=device,
             host=order.host,
-            out=order.job.out,
+            final=FinalWriter(order.job.out, order.job.id, spec.checkpoints.away_s),
             pulse=Pulse(Path(order.pulse_path)),
         )
         return setting, store

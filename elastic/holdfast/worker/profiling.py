@@ -23,10 +23,11 @@ from holdfast.model.facts import ProgramFacts
 from holdfast.model.ids import WorkerId
 from holdfast.planner.profile import LayerProfile, Link, Profile
 from holdfast.planner.profile_json import profile_to_json
-from holdfast.program import Program, load_program
+from holdfast.program import Program, load_program, with_batch
 from holdfast.spec import JobSpec
 from holdfast.worker.device import choose_device
 from holdfast.worker.facts import inspect
+from holdfast.worker.final import FinalWriter
 from holdfast.worker.measuring import Effort, LayerTrial, load_seconds, measure_layers, pass_through, repeat, trials
 from holdfast.worker.measuring_step import SLOT, Beside, measure_beside
 from holdfast.worker.process_groups import Backend, ProcessGroup, make_backend
@@ -64,7 +65,8 @@ class Measurement:
         self._order, self._folder, self._rank = order, folder, rank
         self._spec = JobSpec.model_validate(order.spec)
         entry, params = self._spec.program.entry, dict(self._spec.program.params)
-        self._program: Program = load_program(entry, params, Path(order.base))
+        program, batch = load_program(entry, params, Path(order.base)), self._spec.batch
+        self._program: Program = with_batch(program, batch.size, batch.microbatch)
         self._facts: ProgramFacts = inspect(self._program)
         self._device = choose_device(self._spec.device, rank, repeatable=self._spec.reduction == "canonical")
         # NCCL joins no two processes on one device; what it cannot send goes through the CPU.
@@ -107,7 +109,7 @@ class Measurement:
             spec=self._spec,
             device=self._device,
             host=_HOST,
-            out="",
+            final=FinalWriter("", "", 0.0),  # nothing ends
             pulse=Pulse(None),
         )
         return measure_beside(setting, layers, load_s, _STEPS)

@@ -12,6 +12,7 @@ from holdfast.model.records import Commit, SlotInventory, Version
 from holdfast.program import Program
 from holdfast.spec import JobSpec
 from holdfast.worker.commit import apply_step
+from holdfast.worker.final import FinalWriter
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.pulse import Pulse
 
@@ -29,7 +30,7 @@ class Setting:
     spec: JobSpec
     device: torch.device
     host: str
-    out: str
+    final: FinalWriter
     pulse: Pulse
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.agent.program_source import check_machine, marker_path, source_sha256
+from holdfast.agent.program_source import check_machine, check_out, source_sha256
 from holdfast.errors import ProgramError, UserError, VersionError
 from holdfast.model.records import JobRecord
+from holdfast_checkpoint.final import FinalPlace
 
 
 def record(base: Path, out: Path, entry: str) -> JobRecord:
@@ -54,18 +55,26 @@ def test_an_installed_module_is_found_and_a_built_in_one_has_no_file(tmp_path: P
     assert source_sha256("_struct:program", tmp_path) == ""
 
 
-def test_a_folder_of_another_submission_is_refused(tmp_path: Path) -> None:
+async def test_a_folder_of_another_submission_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gpt.py").write_text("")
     made = dataclasses.replace(record(tmp_path, tmp_path / "out", "gpt.py:program"), id="abc")
 
-    with pytest.raises(UserError, match="mount the folder"):
-        check_machine(made)
-    (tmp_path / "out").mkdir()
-    marker_path(tmp_path / "out").write_text("abd")
-    with pytest.raises(UserError, match="holds another job"):
-        check_machine(made)
-    marker_path(tmp_path / "out").write_text("abc")
-    check_machine(made)
+    place = FinalPlace(str(tmp_path / "out"))
+    with pytest.raises(UserError, match="has no mark of this job here; mount the folder"):
+        await check_out(made)
+    place.mark("abd", b"another")
+    with pytest.raises(UserError, match="has no mark of this job here"):
+        await check_out(made)
+    place.mark("abc", b"this one")
+    await check_out(made)
+
+
+async def test_a_place_that_nobody_can_open_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "gpt.py").write_text("")
+    made = dataclasses.replace(record(tmp_path, tmp_path, "gpt.py:program"), id="abc", out="s3://key:secret@bucket")
+
+    with pytest.raises(UserError, match="--out: the checkpoint URL for s3://bucket holds credentials"):
+        await check_out(made)
 
 
 def test_a_machine_with_another_torch_is_told_both_versions(tmp_path: Path) -> None:

@@ -42,6 +42,26 @@ def test_a_secret_file_that_others_may_read_is_refused(
             read_secret()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(
+    ("owner", "mode", "is_taken"), [(0, 0o440, True), (0, 0o444, False), (0, 0o460, False), (1, 0o440, False)]
+)
+def test_a_secret_that_kubernetes_mounts_for_a_group_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, owner: int, mode: int, is_taken: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(SECRET)
+    path.chmod(mode)
+    os.chown(path, owner, 1000)
+    monkeypatch.setenv("HOLDFAST_SECRET_FILE", str(path))
+
+    if is_taken:
+        assert read_secret() == SECRET.encode()
+    else:
+        with pytest.raises(UserError, match=f"has mode {mode:04o}"):
+            read_secret()
+
+
 @pytest.mark.parametrize(
     ("environment", "complaint"),
     [

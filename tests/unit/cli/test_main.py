@@ -56,6 +56,16 @@ def test_validate_as_json(holdfast: Holdfast, spec: Path) -> None:
     assert (described["parameters"], described["microbatches"]) == (49, 4)
 
 
+def test_a_batch_of_the_spec_stands_in_for_the_programs(holdfast: Holdfast, spec: Path) -> None:
+    _, output, _ = holdfast("validate", spec, "--json", "--set", "batch.size=12", "--set", "batch.microbatch=3")
+    described = json.loads(output)
+    assert (described["global_batch"], described["microbatch"], described["microbatches"]) == (12, 3, 4)
+
+    code, _, error = holdfast("validate", spec, "--set", "batch.size=12", "--set", "block=4")
+    assert code == 2
+    assert "block: 4 does not divide the 6 microbatches" in error
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

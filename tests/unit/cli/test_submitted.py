@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from harness.records import JOB, KEYS
-from holdfast.agent.program_source import MARKER
 from holdfast.cli.folder import clear, replacing
 from holdfast.cli.inspecting import Which, show_events
 from holdfast.cli.preparing import Wish, prepare
@@ -28,6 +27,7 @@ from holdfast.stores.embedded_server import EmbeddedServer
 from holdfast.stores.memory import MemoryStore
 from holdfast.telemetry.files import RunFiles, RunInfo
 from holdfast.telemetry.run_event import EventKind, RunEvent
+from holdfast_checkpoint.final import MARKS, FinalPlace
 
 SECRET = "0123456789abcdef0123456789abcdef"
 WITHIN_S = 30.0
@@ -36,7 +36,7 @@ WITHIN_S = 30.0
 def submitted(out: Path, store: str) -> None:
     """What `submit --wait` had written when it was interrupted."""
     clear(out)
-    (out / MARKER).write_text("id", encoding="ascii")
+    FinalPlace(str(out)).mark("id", b"")
     with RunFiles(out) as files:
         files.begin(RunInfo(job="toy", store=store, launcher_pid=1, spec="toy.yaml"))
         files.append_events([RunEvent(time_s=1.0, kind=EventKind.NODE_JOINED, text="node-0 joined")])
@@ -83,7 +83,8 @@ def left_by_a_run(out: Path) -> dict[str, bytes]:
 def earlier(tmp_path: Path) -> Path:
     clear(tmp_path)
     (tmp_path / "layers").mkdir()
-    for name in ("weights.safetensors", "layers/0.safetensors", "logs/launcher.log", "notes.txt", MARKER):
+    (tmp_path / MARKS).mkdir()
+    for name in ("weights.safetensors", "layers/0.safetensors", "logs/launcher.log", "notes.txt", f"{MARKS}/old"):
         (tmp_path / name).write_text(f"{name} of before", encoding="utf-8")
     return tmp_path
 
@@ -116,7 +117,7 @@ async def test_weights_of_an_earlier_run_go_only_once_the_new_job_stands(earlier
     memory = MemoryStore()
     store = _Contested(memory, lambda _: None) if is_contested else memory
     target = _Within(job="toy", address=parse_store("127.0.0.1:1"), access=StoreAccess(secret=b""), store=store)
-    submission = Submission(store="", out=earlier, replace=True, wait=False, as_json=False)
+    submission = Submission(store="", out=str(earlier), replace=True, wait=False, as_json=False)
     submitting = _submit(target, dataclasses.replace(JOB, id="new"), (), Wish(spec=Path("toy.yaml")), submission)
     if is_contested:
         with pytest.raises(UserError, match="somebody else submitted"):
@@ -124,20 +125,19 @@ async def test_weights_of_an_earlier_run_go_only_once_the_new_job_stands(earlier
         assert left_by_a_run(earlier) == before
     else:
         await submitting
-        assert left_by_a_run(earlier).keys() == {"notes.txt", "run.json", "job.json", MARKER}
-        assert (earlier / MARKER).read_text() == "new"
+        assert left_by_a_run(earlier).keys() == {"notes.txt", "run.json", f"{MARKS}/new"}
     await memory.close()
 
 
 def test_what_an_earlier_run_left_stays_beside_where_nobody_knows_whether_the_new_one_stands(earlier: Path) -> None:
     def write() -> None:
         with replacing(earlier, "aside"):
-            (earlier / MARKER).write_text("new")
+            FinalPlace(str(earlier)).mark("new", b"")
             raise StoreUnavailableError("no answer")
 
     with pytest.raises(StoreUnavailableError):
         write()
-    assert (earlier / MARKER).read_text() == "new"
+    assert FinalPlace(str(earlier)).submissions() == ("new",)
     assert (earlier / "aside" / "weights.safetensors").exists()
 
 
