@@ -139,3 +139,12 @@ def test_a_job_that_failed_is_told_with_its_traceback(tmp_path: Path) -> None:
         told = pods.end_of("a").read_text()
         assert told.startswith("the job renamed failed: ")
         assert "OSError: sample 5 cannot be read" in told
+
+
+def test_a_job_whose_weights_go_nowhere_needs_no_place_that_its_pods_share(tmp_path: Path) -> None:
+    spec = toy_spec(tmp_path, steps=2)
+    with cluster(tmp_path / "cluster") as nodes:
+        process, _ = Pods(nodes, tmp_path, spec, "", {}).start("a")
+        assert process.wait(60) == 0, nodes.logs()
+        assert nodes.status("renamed")["outcome"]["result"] == "completed"
+        assert "final.nowhere" in nodes.log("a").read_text()

@@ -117,7 +117,7 @@ async def _begin(options: AgentOptions, store: Store, scratch: Path) -> Agent:
         await options.submission.ensure(store, options.job, scratch)
     record = _on_this_machine(await read_job(store, options.job), options)
     await asyncio.to_thread(check_machine, record)
-    if record.id:
+    if record.id and record.out:
         await check_out(record)
     await surely(lambda: check_family(store, Keys(job=options.job), options.host), "nodes", patient=False)
     settings = AgentSettings(

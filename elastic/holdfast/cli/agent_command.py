@@ -60,7 +60,8 @@ def agent(
         typer.Option(
             metavar="DIR|URL",
             envvar="HOLDFAST_OUT",
-            help="Where the job's folder is mounted on this machine; with --submit, where the weights go.",
+            help="Where the job's folder is mounted on this machine; with --submit, where the weights go, by default "
+            "nowhere.",
         ),
     ] = None,
     tls_cert: Annotated[

@@ -143,7 +143,10 @@ def submit(
     ],
     out: Annotated[
         str,
-        typer.Option(metavar="DIR|URL", help="For the weights: a folder that every node sees, or s3://BUCKET/PREFIX."),
+        typer.Option(
+            metavar="DIR|URL",
+            help="For the weights: a folder that every node sees, s3://BUCKET/PREFIX, or '': nowhere.",
+        ),
     ],
     job: Annotated[str | None, typer.Option(metavar="NAME", help="The job's name, in place of the spec's.")] = None,
     base: Annotated[

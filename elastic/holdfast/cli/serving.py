@@ -74,7 +74,7 @@ def serve_agent(arguments: AgentArguments) -> None:
         slots=arguments.slots,
         tls=tls_files(arguments.tls_cert, arguments.tls_key, arguments.tls_ca),
         base=arguments.base,
-        out=open_place(arguments.out).url if arguments.out is not None else None,
+        out=open_place(arguments.out).url if arguments.out else None,
         ram=arguments.ram,
         submission=_submission(arguments, secret, access),
         health=_health_address(arguments.health),
@@ -96,11 +96,8 @@ def _wants_json() -> bool:
 
 
 def _submission(arguments: AgentArguments, secret: bytes, access: StoreAccess) -> SelfSubmission | None:
-    """Raises: UserError: it is not said where the weights go."""
     if arguments.submit is None:
         return None
-    if arguments.out is None:
-        raise UserError("--out (or HOLDFAST_OUT): missing; --submit needs the folder or URL where the final weights go")
     taken = {"HOLDFAST_SECRET": secret.decode(errors="surrogateescape")}
     if access.user is not None:
         taken["HOLDFAST_STORE_USER"] = access.user
@@ -109,7 +106,7 @@ def _submission(arguments: AgentArguments, secret: bytes, access: StoreAccess) -
     return SelfSubmission(
         spec=arguments.submit.absolute(),
         base=(arguments.base or Path.cwd()).absolute(),
-        out=arguments.out,
+        out=arguments.out or "",
         store=arguments.store,
         # Of a secret in a file the other process knows the file.
         secrets={name: value for name, value in taken.items() if not os.environ.get(f"{name}_FILE")},

@@ -37,7 +37,7 @@ class Submission:
     """How to submit."""
 
     store: str
-    out: str  # a folder, or a URL
+    out: str  # a folder or a URL; empty: the weights are kept nowhere
     replace: bool
     wait: bool
     as_json: bool
@@ -45,7 +45,7 @@ class Submission:
 
     @property
     def folder(self) -> Path | None:
-        return folder_of(self.out)
+        return folder_of(self.out) if self.out else None
 
 
 class _TakenError(UserError):
@@ -60,14 +60,14 @@ def submit_job(wish: Wish, submission: Submission) -> int:
         UserCodeError: the user's code raised while its Program was built.
         JobFailedError: the store or the storage does not answer.
     """
-    folder, place = submission.folder, open_place(submission.out)
+    folder, url = submission.folder, open_place(submission.out).url if submission.out else ""
     if folder is None and submission.wait:
         raise UserError(f"--wait: writes a report into the job's folder, and --out {submission.out} is none")
     if folder is not None and not submission.if_absent:
         check_free(folder, replace=submission.replace, option="--replace")
     prepared = prepare(wish)
     target = named(prepared.spec.name, submission.store)
-    record = dataclasses.replace(prepared.job_record(place.url), id=uuid.uuid4().hex)
+    record = dataclasses.replace(prepared.job_record(url), id=uuid.uuid4().hex)
     try:
         asyncio.run(_submit(target, record, prepared.checkpoints, wish, submission))
     except _TakenError:
@@ -81,7 +81,8 @@ def submit_job(wish: Wish, submission: Submission) -> int:
         told = {"job": target.job, "store": str(target.address), "out": record.out, "id": record.id}
         print(json.dumps(told))
     else:
-        print(f"{target.job} is submitted; its weights go to {record.out}, for every agent to reach. On each machine:")
+        where = f"its weights go to {record.out}, for every agent to reach" if record.out else "its weights go nowhere"
+        print(f"{target.job} is submitted; {where}. On each machine:")
         print(f"  holdfast agent --job {target.job} --store {target.address} --node NAME --address HOST")
     return EXIT_COMPLETED
 
@@ -105,7 +106,8 @@ async def _submit(
             if folder is not None and not submission.if_absent:
                 laid.enter_context(replacing(folder, f"before-{record.id}"))
                 RunFiles(folder).begin(_run_info(target, wish))
-            laid.enter_context(_marking(submission.out, record))
+            if submission.out:
+                laid.enter_context(_marking(submission.out, record))
             if not await _put(store, keys, record, checkpoints, held):
                 raise _TakenError(f"--job {target.job}: somebody else submitted or changed it just now")
 

@@ -380,7 +380,7 @@ class JobRecord:
 
     spec: dict[str, object]
     base: str  # folder that relative program paths start from, on the machine that submitted the job
-    out: str  # folder the final weights are written to
+    out: str  # folder or URL the final weights are written to; empty: they are kept nowhere
     layer_names: tuple[str, ...]
     layer_costs: tuple[float, ...]  # relative, until measured
     layer_bytes: tuple[int, ...]  # parameters, buffers and optimizer state

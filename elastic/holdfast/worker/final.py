@@ -31,7 +31,8 @@ class FinalWriter:
     """Of one worker. Whoever waits for the storage beats, so that nobody takes it for stuck, and an abort ends it."""
 
     def __init__(self, out: str, submission: str, patience_s: float) -> None:
-        """`patience_s`: how long a storage that does not take a layer is tried again."""
+        """`out`: a folder or URL; empty: they are kept nowhere. `patience_s`: how long a storage that does not take a
+        layer is tried again."""
         self._out, self._submission, self._patience_s = out, submission, patience_s
 
     def write(self, layers: Sequence[HeldLayer], beat: Callable[[], None]) -> None:
@@ -40,6 +41,9 @@ class FinalWriter:
         Raises:
             JobFailedError: the place does not take them.
         """
+        if not self._out:
+            log.warning("final.nowhere", extra={"layers": len(layers)})
+            return
         try:
             place = FinalPlace(self._out)
             with tempfile.TemporaryDirectory(prefix="final-") as scratch:
