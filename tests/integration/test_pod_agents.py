@@ -15,6 +15,7 @@ import pytest
 from harness.etcd.server import free_ports
 from harness.realrun.cluster import Cluster, cluster
 from harness.realrun.jobs import toy_spec, undisturbed
+from harness.storage.faulty import faulty_environment
 from harness.storage.s3_server import Kind, S3Server, running_s3
 
 pytestmark = [pytest.mark.slow]
@@ -74,6 +75,26 @@ def health(port: int, path: str) -> int:
             return error.code
     except OSError:
         return 0
+
+
+def test_a_job_is_not_completed_before_its_storage_has_the_weights(tmp_path: Path) -> None:
+    gate, spec = tmp_path / "gate", toy_spec(tmp_path, params={"pause_s": 0.1}, steps=STEPS)
+    faulty = faulty_environment(tmp_path / "known", rate=0.0, gate=gate)
+    with cluster(tmp_path / "cluster") as nodes:
+        pods = Pods(nodes, tmp_path, spec, f"faulty://{tmp_path}/final", faulty)
+        process, _ = pods.start("a")
+        nodes.wait_for(lambda: "node.claimed" in nodes.log("a").read_text(), "in the job")
+        nodes.wait_for(lambda: nodes.status("renamed")["step"] >= 1, "training")
+        gate.write_text("busy")
+        nodes.wait_for(lambda: '"storage.retry"' in nodes.log("a").read_text(), "refused by the storage")
+        status = nodes.status("renamed")
+        assert (status["step"], status["outcome"]) == (STEPS, None)
+        gate.unlink()
+        assert process.wait(60) == 0, nodes.logs()
+        assert nodes.status("renamed")["outcome"]["result"] == "completed"
+        nodes.environment.update(faulty)
+        told = ("collect", f"faulty://{tmp_path}/final", "--to", str(tmp_path / "here"), "--json")
+        assert json.loads(nodes.command(*told))["weights_sha256"]
 
 
 @pytest.mark.chaos

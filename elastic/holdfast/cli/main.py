@@ -23,6 +23,7 @@ from holdfast.cli.ending import tell_end
 from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.cli.foresight import app as foresight
 from holdfast.cli.keeping import app as keeping
+from holdfast.cli.plugins import add_plugins
 from holdfast.errors import HoldfastError, UserCodeError, UserError, VersionError
 
 _EXIT_CODES = (
@@ -290,6 +291,9 @@ def _folder_and_node(names: list[str]) -> tuple[Path | None, str]:
     if len(names) > 2:
         raise UserError(f"{' '.join(names)}: should be DIR NODE, or NODE with --job and --store")
     return (Path(names[0]) if len(names) == 2 else None), names[-1]
+
+
+add_plugins(app)
 
 
 def main() -> None:
