@@ -1,4 +1,4 @@
-"""A manifest or a job spec becomes the ElasticJob that is submitted; what is wrong is told before a cluster is asked."""
+"""A manifest or a job spec becomes the ElasticJob that is submitted; what is wrong is told before that."""
 
 from pathlib import Path
 from typing import Any

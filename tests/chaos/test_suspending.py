@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.jobs import toy_spec, undisturbed
+from harness.realrun.jobs import Ended, toy_spec
 from holdfast.cli.target import Target
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
@@ -37,7 +37,9 @@ def drain_all(nodes: Cluster, names: list[str]) -> None:
     asyncio.run(write())
 
 
-def test_a_job_left_by_all_its_nodes_goes_on_with_others_and_ends_with_the_undisturbed_bits(tmp_path: Path) -> None:
+def test_a_job_left_by_all_its_nodes_goes_on_with_others_and_ends_with_the_undisturbed_bits(
+    undisturbed: Ended, tmp_path: Path
+) -> None:
     url, every = str(tmp_path / "checkpoints"), 10**6
     fields = {"nodes": {"min": 2, "desired": 2}, "checkpoints": {"url": url, "every": every}}
     spec = toy_spec(tmp_path, params={"pause_s": 0.03}, steps=STEPS, **fields)
@@ -58,6 +60,5 @@ def test_a_job_left_by_all_its_nodes_goes_on_with_others_and_ends_with_the_undis
         nodes.wait_for(lambda: nodes.status()["outcome"], "at its end")
         collected = json.loads(nodes.command("collect", str(tmp_path / "out"), "--json"))
 
-    alone = undisturbed(tmp_path / "undisturbed", STEPS)
-    assert collected["weights_sha256"] == alone.report["weights_sha256"]
-    assert collected["optimizer_sha256"] == alone.report["optimizer_sha256"]
+    assert collected["weights_sha256"] == undisturbed.report["weights_sha256"]
+    assert collected["optimizer_sha256"] == undisturbed.report["optimizer_sha256"]
