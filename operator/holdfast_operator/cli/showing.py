@@ -94,8 +94,8 @@ def _why(ended: Object | None, waiting: Object | None, status: Object) -> str:
     for told in (ended, waiting):
         if told is not None:
             return str(told.get("message") or told.get("reason") or "").strip()
-    unmet = next(
-        (c for c in status.get("conditions", []) if c["type"] == "PodScheduled" and c["status"] == "False"), {}
+    unmet: Object = next(
+        (one for one in status.get("conditions", []) if one["type"] == "PodScheduled" and one["status"] == "False"), {}
     )
     return str(unmet.get("message") or status.get("message") or "")
 
