@@ -7,6 +7,7 @@ HoldfastError
 │   └── FaultSyntaxError      a --fault sentence cannot be read
 ├── UserCodeError             an exception in the user's own code; ends the job with its traceback
 ├── NoPlanError               no layout fits the slots at hand
+├── NodeRefusedError          this node cannot take part as it is; started again, or elsewhere, it may
 ├── JobFailedError            the job ended without finishing; carries the reason
 ├── StoreError                the rendezvous store
 │   ├── StoreUnavailableError temporary: no answer from the store
@@ -45,6 +46,10 @@ class UserCodeError(HoldfastError):
 
 class NoPlanError(HoldfastError):
     """No layout fits the slots at hand; the message says which limit forbids it."""
+
+
+class NodeRefusedError(HoldfastError):
+    """This node cannot take part: another agent has its name, or its workers do not get warm. Not the job's fault."""
 
 
 class JobFailedError(HoldfastError):

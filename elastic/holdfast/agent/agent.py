@@ -40,7 +40,7 @@ from holdfast.control.member_commands import (
     TellWorker,
     TendTiers,
 )
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, UserError
+from holdfast.errors import LeaseExpiredError, NodeRefusedError, ProtocolError, StoreError
 from holdfast.model.heartbeat import Permit
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
@@ -114,8 +114,8 @@ class Agent:
         self._by_the_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Raises: UserError: another agent has this node's name, or took it while this one stood still; or workers do
-        not get ready here."""
+        """Raises: NodeRefusedError: another agent has this node's name, or took it while this one stood still; or
+        workers do not get ready here."""
         await self._http.open()
         identity = Identity(
             node=self._settings.node,
@@ -146,7 +146,7 @@ class Agent:
             await self._let_go(self._lease.id)
             await self._http.close()
         if self._refusal is not None:
-            raise UserError(self._refusal)
+            raise NodeRefusedError(self._refusal)
 
     async def _take_part(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminated)
@@ -293,7 +293,7 @@ class Agent:
             try:
                 await self._claim.take(self._claim_record(), lease)
                 break
-            except UserError as error:
+            except NodeRefusedError as error:
                 log.error("node.replaced", extra={"error": str(error)})
                 await self._let_go(lease)
                 self._do(self._node.leave(str(error), refused=True))

@@ -11,7 +11,7 @@ from holdfast.agent.draining import forget_drain
 from holdfast.agent.following import StoreTrouble, is_refusal
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
-from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, UserError
+from holdfast.errors import LeaseExpiredError, NodeRefusedError, ProtocolError, StoreError
 from holdfast.model.keys import Keys
 from holdfast.model.records import ClaimRecord
 from holdfast.model.wire import decode, encode
@@ -36,7 +36,7 @@ class NodeClaim:
         """Make the name this agent's own; the first time, forget how an earlier agent of that name left.
 
         Raises:
-            UserError: another agent of that name lives.
+            NodeRefusedError: another agent of that name lives.
             LeaseExpiredError: `lease` ran out while waiting.
             StoreError: the store refuses the first claim.
         """
@@ -63,7 +63,7 @@ class NodeClaim:
                 given_up_s = loop.time() + _TTLS_WAITED * self._ttl_s  # a lease lives on while the store is away
                 pause_s = _AWAY_PAUSE_S
             if loop.time() >= given_up_s:
-                raise UserError(
+                raise NodeRefusedError(
                     f"--node {claim.node}: another agent has that name and renews its lease; use another name"
                 )
             await asyncio.sleep(pause_s)
@@ -82,7 +82,7 @@ class NodeClaim:
                 return held if held.lease != lease else None
 
     async def _ask(self, claim: ClaimRecord, held: KeyValue) -> None:
-        """Raises: UserError: the holder answers."""
+        """Raises: NodeRefusedError: the holder answers."""
         store = self._store
         try:
             other = decode(ClaimRecord, held.value)
@@ -95,7 +95,7 @@ class NodeClaim:
             return  # under a lease that has run out
         verdict, _ = await probe(self._peers, other.host, other.port, other.incarnation, _PROBE_S)
         if verdict is Verdict.ALIVE:
-            raise UserError(
+            raise NodeRefusedError(
                 f"--node {claim.node}: an agent of that name lives at {other.host} port {other.port} "
                 f"(pid {other.pid}); stop it, or use another name"
             )

@@ -63,7 +63,8 @@ def run_agent(options: AgentOptions) -> OutcomeRecord | None:
     """Returns when the node has left, or was told to go before it took part; what the job came to, if this node saw it.
 
     Raises:
-        UserError: this machine or another agent stands in the way.
+        UserError: this machine does not fit the job.
+        NodeRefusedError: another agent stands in the way, or workers do not get warm here.
         StoreError: the store refuses this agent.
         VersionError: the job was submitted by another version of Holdfast or PyTorch.
         HoldfastError: the agent failed.

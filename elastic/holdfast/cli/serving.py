@@ -57,7 +57,7 @@ class AgentArguments:
 
 
 def serve_agent(arguments: AgentArguments) -> None:
-    """Until the node has left or the job is over. Raises: UserError: wrong input, or another agent has the name."""
+    """Until the node has left or the job is over. Raises: UserError: wrong input."""
     secret = read_secret()
     host, listening = listening_at(arguments.address, arguments.listen, open_metrics=arguments.open_metrics)
     node = check_node(arguments.node)

@@ -20,7 +20,7 @@ from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.main import explain
 from holdfast.agent.peers import Peers
 from holdfast.agent.settings import AgentSettings
-from holdfast.errors import LeaseExpiredError, StoreError, StoreUnavailableError, UserError
+from holdfast.errors import LeaseExpiredError, NodeRefusedError, StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
 from holdfast.model.messages import Exit, Failed, Ready
@@ -248,7 +248,7 @@ async def test_a_replaced_agent_has_its_workers_end_and_says_who_took_the_name(r
         await running.store.revoke(held.lease)
         await running.store.put(KEYS.claim(NODE), encode(claim), await running.store.grant(60))
 
-        with pytest.raises(UserError, match=f"lives at 127.0.0.1 port {port}"):
+        with pytest.raises(NodeRefusedError, match=f"lives at 127.0.0.1 port {port}"):
             await asyncio.wait_for(running.task, 10)
     (size,) = FRAME_HEAD.unpack(await reader.readexactly(FRAME_HEAD.size))
     assert isinstance(decode_message({"Exit": Exit}, await reader.readexactly(size)), Exit)
@@ -288,7 +288,7 @@ async def test_an_agent_whose_worker_does_not_get_warm_in_a_job_that_has_begun_l
     failed = Failed(step=0, where="start-up", traceback="Traceback:\nRuntimeError: no device\n")
     await running.connect(failed)
 
-    with pytest.raises(UserError, match="node-0/0 cannot take part in the job: RuntimeError: no device"):
+    with pytest.raises(NodeRefusedError, match="node-0/0 cannot take part in the job: RuntimeError: no device"):
         await asyncio.wait_for(running.task, 10)
     assert await running.store.get(KEYS.one("failure")) is None
     assert await running.store.get(KEYS.claim(NODE)) is None

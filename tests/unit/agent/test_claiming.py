@@ -12,7 +12,7 @@ from holdfast.agent.credentials import Credentials
 from holdfast.agent.draining import SELF_DRAIN, ask_to_drain
 from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peers import Peers
-from holdfast.errors import StoreError, UserError
+from holdfast.errors import NodeRefusedError, StoreError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.records import ClaimRecord, DrainRecord
@@ -82,7 +82,7 @@ async def test_a_second_agent_of_a_name_is_refused_while_the_first_lives(store: 
     async with listening("first") as port:
         await take(store, claim("first", port))
 
-        with pytest.raises(UserError, match=f"lives at 127.0.0.1 port {port}"):
+        with pytest.raises(NodeRefusedError, match=f"lives at 127.0.0.1 port {port}"):
             await take(store, claim("second", 2))
         assert await holder(store) == "first"
 
@@ -119,7 +119,7 @@ async def test_of_an_agent_that_is_silent_the_lease_decides(store: MemoryStore) 
                 await asyncio.sleep(0.05)
 
         renewing = asyncio.create_task(renew())
-        with pytest.raises(UserError, match="renews its lease"):
+        with pytest.raises(NodeRefusedError, match="renews its lease"):
             await take(store, claim("fourth", 2), ttl_s=0.4)
         renewing.cancel()
 

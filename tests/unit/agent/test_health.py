@@ -96,6 +96,27 @@ async def test_nothing_else_is_told_there(health: tuple[Health, str]) -> None:
         assert await asyncio.to_thread(asked, f"{health[1]}{path}") == (404, "there are /livez and /readyz")
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\x00\xff\n\n",
+        b"GET /livez",
+        b"GET " + b"x" * 70_000,
+        b"POST /livez HTTP/1.1\r\nContent-Length: 99\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    ],
+)
+async def test_garbage_keeps_it_from_nothing(health: tuple[Health, str], sent: bytes) -> None:
+    made, url = health
+    await one_beat(made, Agent(is_ready=True))
+    _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(sent)
+    await writer.drain()
+    assert await asyncio.to_thread(asked, f"{url}/readyz") == (200, "ok")
+    writer.close()
+
+
 def test_an_address_that_is_taken_is_refused() -> None:
     first = Health()
     port = first.open("127.0.0.1", 0)
