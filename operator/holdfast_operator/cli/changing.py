@@ -4,11 +4,9 @@ import json
 
 from holdfast.errors import UserError
 from holdfast_operator.api.v1alpha1 import KIND
-from holdfast_operator.api.v1alpha1.names import LABEL_JOB
+from holdfast_operator.api.v1alpha1.names import ANNOTATION_DRAIN, LABEL_JOB
 from holdfast_operator.cli.cluster import Cluster, RefusedError, Where, connected
 
-# On a pod: in how many seconds its node is to have left.
-ANNOTATION_DRAIN = "holdfast.dev/drain"
 _DRAIN_S = 30.0
 
 

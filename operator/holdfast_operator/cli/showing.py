@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast_operator.api.v1alpha1 import KIND
-from holdfast_operator.api.v1alpha1.names import AGENT_CONTAINER
-from holdfast_operator.cli.changing import ANNOTATION_DRAIN
+from holdfast_operator.api.v1alpha1.names import AGENT_CONTAINER, ANNOTATION_DRAIN
 from holdfast_operator.cli.cluster import Cluster, Object, Where, connected
 
 _LOOK_S = 2.0
