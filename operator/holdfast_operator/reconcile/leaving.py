@@ -77,7 +77,9 @@ def cancellations(view: View) -> Iterator[CancelDrain]:
 
 
 def _is_waited_for(view: View, entry: NodeEntry, pod: PodView) -> bool:
-    if entry.leaving in ("Lost", "Failed") or has_ended(pod) or not view.is_present(pod):
+    if entry.leaving in ("Lost", "Failed") or has_ended(pod) or not pod.host:
+        return False
+    if view.is_readable and not view.is_present(pod):
         return False
     return not _is_late(view, entry)
 

@@ -31,7 +31,9 @@ def _worth(view: View, entry: NodeEntry) -> tuple[bool, bool, bool, bool, int]:
 def _free(view: View, ledger: Ledger, count: int) -> list[int]:
     """The lowest indices of which nothing is left. Nobody takes the name of an agent that may still live, nor one that
     somebody told to leave."""
-    taken = {entry.index for entry in ledger.staying} | {pod.index for pod in view.pods.values()}
+    # What agents and drains are left cannot be told without the rendezvous: then no name is used again.
+    entered = ledger.staying if view.is_readable else ledger.entries
+    taken = {entry.index for entry in entered} | {pod.index for pod in view.pods.values()}
     free: list[int] = []
     index = 0
     while len(free) < count:

@@ -45,6 +45,7 @@ class Operator:
     done: int = 0  # actions
     dies_after: int | None = None  # the action after which it ends, and is replaced by one that knows nothing
     lives: int = 1
+    is_blind: bool = False  # it cannot reach the rendezvous
     decisions: list[Decision] = field(default_factory=list)
 
     def look(self) -> Snapshot:
@@ -55,6 +56,7 @@ class Operator:
             pods=tuple(self._seen("pods", cluster.pods).values()),
             hosts=self._seen("hosts", cluster.hosts),
             run=self._seen("run", cluster.run),
+            store_trouble="away" if self.is_blind else "",
             has_secret=self.has_secret,
             config=self.config,
         )
@@ -68,7 +70,7 @@ class Operator:
 
     def carry_out(self, snapshot: Snapshot, decision: Decision, cut_after: int | None = None) -> None:
         self.decisions.append(decision)
-        check_deletions(snapshot, decision)
+        check_deletions(self.cluster, snapshot, decision)
         for action in decision.actions[:cut_after]:
             if not self._do(action, snapshot.job):
                 return
@@ -81,6 +83,8 @@ class Operator:
 
     def _seen(self, name: str, stream: Stream[Any]) -> Any:
         newest = len(stream.versions) - 1
+        if name == "run" and self.is_blind:
+            return stream.versions[self.seen.get(name, 0)]
         oldest = max(self.seen.get(name, newest), stream.oldest(self.cluster.now_s - LAG_S))
         self.seen[name] = newest - self.behind(newest - oldest)
         return stream.versions[self.seen[name]]
@@ -102,6 +106,8 @@ class Operator:
                 self._create(name)
             case DeletePod(uid=uid, grace_s=grace_s):
                 self._delete(uid, grace_s)
+            case DrainNode() | CancelDrain() if self.is_blind:
+                raise AssertionError("it acts on what it cannot see")
             case DrainNode(node=node, grace_s=grace_s, reason=reason):
                 self._drain(node, grace_s, reason)
             case CancelDrain(node=node):
@@ -149,20 +155,22 @@ def check_size(cluster: Cluster) -> None:
     assert len(live) <= job.spec.nodes.max, f"{live} live, and nodes.max is {job.spec.nodes.max}"
 
 
-def check_deletions(snapshot: Snapshot, decision: Decision) -> None:
-    """No pod goes whose node is in the rendezvous and was not let go, unless its time is over."""
+def check_deletions(cluster: Cluster, snapshot: Snapshot, decision: Decision) -> None:
+    """No pod goes whose node is in the rendezvous, has been for as long as caches lag, and was not let go, unless its
+    time is over."""
     status = next((a.status for a in decision.actions if isinstance(a, WriteStatus)), snapshot.job.status)
     entries = {entry.uid: entry for entry in status.ledger}
-    run = snapshot.run
+    run, known = cluster.run.now, cluster.run.versions[max(0, cluster.run.oldest(cluster.now_s - LAG_S))]
     for action in decision.actions:
-        if not isinstance(action, DeletePod) or run is None or NodeId(action.name) not in run.nodes:
+        pod = cluster.pods.now.get(action.uid) if isinstance(action, DeletePod) else None
+        if pod is None or run is None or known is None or pod.deleted_s is not None or pod not in cluster.running():
             continue
-        pod = next(pod for pod in snapshot.pods if pod.uid == action.uid)
-        if pod.phase is not PodPhase.RUNNING or pod.deleted_s is not None:
-            continue
-        entry = entries[action.uid]
-        assert entry.until is not None, f"{action.name} goes and nobody said why"
-        assert snapshot.now_s >= seconds_of(entry.until), f"{action.name} goes and holds state: {entry}"
+        drain = run.drains.get(NodeId(pod.name))
+        is_there = all(NodeId(pod.name) in each.nodes for each in (run, known))
+        if is_there and (drain is None or not drain.is_released):
+            entry = entries[pod.uid]
+            assert entry.until is not None, f"{pod.name} goes and nobody said why"
+            assert snapshot.now_s >= seconds_of(entry.until), f"{pod.name} goes and holds state: {entry}"
 
 
 def _is_live(pod: PodView) -> bool:

@@ -36,7 +36,7 @@ def parts(cluster: Cluster) -> tuple[Callable[[], bool], ...]:
 def settle(cluster: Cluster, operator: Operator, until_s: float | None = None) -> int:
     """Play on, orderly and with fresh caches, until nothing happens, whatever time passes; how many passes that took.
     With `until_s`, no further than then."""
-    operator.behind = no_lag
+    operator.behind, operator.is_blind = no_lag, False
     end_s = until_s if until_s is not None else cluster.now_s + HORIZON_S
     for passes in range(1, PASSES_MAX):
         while any([part() for part in parts(cluster)]):
@@ -55,12 +55,12 @@ def settle(cluster: Cluster, operator: Operator, until_s: float | None = None) -
 
 def play(cluster: Cluster, operators: list[Operator], random: Random, turns: int) -> None:
     """Anything, in any order. Each operator sees what it did not see yet some time later, may die in a pass, and is
-    replaced by one that lists anew."""
+    replaced by one that lists anew; the rendezvous may be out of reach."""
     for operator in operators:
         operator.behind = lambda most: random.randint(0, most)
     for _ in range(turns):
         cluster.now_s += random.choice((0.0, 0.1, 1.0, 7.0))
-        match random.choices(("part", "pass", "fault", "train", "die"), weights=(12, 6, 1, 2, 1))[0]:
+        match random.choices(("part", "pass", "fault", "train", "die", "blind"), weights=(24, 12, 2, 4, 2, 1))[0]:
             case "part":
                 random.choice(parts(cluster))()
             case "pass":
@@ -69,6 +69,9 @@ def play(cluster: Cluster, operators: list[Operator], random: Random, turns: int
                 disturb(cluster, random)
             case "train":
                 cluster.train()
+            case "blind":
+                operator = random.choice(operators)
+                operator.is_blind = not operator.is_blind
             case _:
                 operator = random.choice(operators)
                 operator.act(cut_after=random.randint(0, 4))

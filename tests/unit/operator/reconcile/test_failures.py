@@ -12,6 +12,7 @@ from holdfast_operator.api.v1alpha1.times import text_of
 from holdfast_operator.reconcile.actions import CreatePod, DeletePod
 from holdfast_operator.reconcile.deciding import reconcile
 from holdfast_operator.reconcile.snapshot import Condition, ContainerEnd, PodPhase, PodView
+from holdfast_operator.status.conditions import condition_of
 
 TARGET = {"DisruptionTarget": Condition(type="DisruptionTarget", status=True, reason="TerminationByKubelet")}
 
@@ -107,6 +108,14 @@ def test_a_failure_outside_the_window_is_forgotten() -> None:
     assert [one.uid for one in status.failures] == ["newer"]
     assert decision.look_again_s is not None
     assert decision.look_again_s <= 600.0
+
+
+def test_failures_that_are_made_good_are_not_told_as_trouble() -> None:
+    status = ElasticJobStatus(failures=(failure(60.0, "old"),))
+    good, short = snapshot(pod(0), status=status), snapshot(pod(0), status=status, run=run())
+
+    told = [condition_of(status_after(shot).conditions, "Degraded") for shot in (good, short)]
+    assert [condition.reason for condition in told if condition is not None] == ["AsWanted", "PodsFail"]
 
 
 def test_of_a_disruption_the_replacement_does_not_wait() -> None:

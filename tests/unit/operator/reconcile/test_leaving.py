@@ -75,10 +75,21 @@ def test_a_node_that_is_asked_to_go_is_told_once_that_is_written() -> None:
         (seen(run=run(1)), True),
         (seen(run=run(0, 1, drains={0: drain(0)}), until_s=NOW_S), True),
         (seen(run=run(0, 1), store_trouble="away"), False),
+        (seen(run=None, store_trouble="away"), False),
         (seen(run=run(0, 1), store_trouble="away", until_s=NOW_S), True),
         (seen("Lost"), True),
     ],
-    ids=["drains", "is let go", "has left", "never joined", "time over", "unknown", "unknown, time over", "lost"],
+    ids=[
+        "drains",
+        "is let go",
+        "has left",
+        "never joined",
+        "time over",
+        "unknown",
+        "never known",
+        "unknown, time over",
+        "lost",
+    ],
 )
 def test_a_pod_goes_when_nothing_hangs_on_it_or_its_time_is_over(shot: Snapshot, goes: bool) -> None:
     assert [action.uid for action in of_type(DeletePod, shot)] == (["uid-0"] if goes else [])
@@ -160,15 +171,17 @@ def test_a_drain_that_nobody_will_honour_any_more_is_taken_back(fields: dict[str
 
 
 def test_a_name_is_free_once_its_pod_its_agent_and_its_drain_are_gone() -> None:
-    def made(*, run: Any, pods: Any = ()) -> list[str]:
+    def made(*, run: Any, pods: Any = (), trouble: str = "") -> list[str]:
         of = snapshot(pod(0), pod(1)).job
         status = ElasticJobStatus(ledger=(leaving().ledger[0],), observed_generation=1)
-        return [action.name for action in of_type(CreatePod, snapshot(*pods, of=of, status=status, run=run))]
+        shot = snapshot(*pods, of=of, status=status, run=run, store_trouble=trouble)
+        return [action.name for action in of_type(CreatePod, shot)]
 
     assert made(run=run()) == ["gpt-0", "gpt-1"]
     assert made(run=run(drains={0: drain(0, is_released=True)})) == ["gpt-0", "gpt-1"]
     assert made(run=run(0)) == ["gpt-1", "gpt-2"]
     assert made(run=run(drains={0: drain(0)})) == ["gpt-1", "gpt-2"]
+    assert made(run=None, trouble="away") == ["gpt-1", "gpt-2"]
     assert made(run=run(), pods=(pod(0, deleted_s=NOW_S, grace_s=55.0),)) == ["gpt-1", "gpt-2"]
 
 
