@@ -84,6 +84,21 @@ def test_a_job_that_is_created_suspended_has_nothing_made() -> None:
     assert cluster.job.now.status.phase == "Suspended"
 
 
+def test_a_job_whose_pods_are_gone_already_stays_suspended() -> None:
+    """Of its training was heard too late: there is nothing any more that could be kept."""
+    cluster = cluster_of(job(suspend=True), hosts=4)
+    operator = Operator(cluster)
+    settle(cluster, operator)
+    before = cluster.job.now
+    trained = before.status.model_copy(update={"started_time": before.status.observed_time})
+    cluster.write_job(before.model_copy(update={"status": trained}))
+
+    settle(cluster, operator)
+
+    assert cluster.makes == 0
+    assert cluster.job.now.status.phase == "Suspended"
+
+
 def test_a_job_that_has_trained_without_storage_is_not_suspended() -> None:
     cluster = cluster_of(job(), hosts=4)
     operator = Operator(cluster)

@@ -3,7 +3,7 @@
 from enum import Enum
 
 from holdfast_operator.reconcile.view import View, has_ended
-from holdfast_operator.status.conditions import condition_of
+from holdfast_operator.status.conditions import is_true
 
 
 class Suspension(Enum):
@@ -17,9 +17,7 @@ def suspension(view: View) -> Suspension:
     spec = view.job.spec
     if not spec.suspend:
         return Suspension.NOT_WANTED
-    before = condition_of(view.job.status.conditions, "Suspended")
-    is_under_way = before is not None and (before.status == "True" or before.reason == "Suspending")
-    if spec.state.url is None and view.has_trained and not is_under_way:
+    if spec.state.url is None and view.has_trained and not is_true(view.job.status.conditions, "Suspended"):
         return Suspension.REFUSED
     return Suspension.WANTED
 

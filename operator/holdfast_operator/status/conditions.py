@@ -46,7 +46,7 @@ def _conditions(facts: Facts, before: tuple[StatusCondition, ...]) -> Iterator[S
 
 def _told(facts: Facts, before: tuple[StatusCondition, ...]) -> tuple[Told, Told, Told, Told, Told]:
     complete, failed = _ends(facts, before)
-    return _running(facts, before), _suspended(facts), _degraded(facts), complete, failed
+    return _running(facts), _suspended(facts), _degraded(facts), complete, failed
 
 
 def _ends(facts: Facts, before: tuple[StatusCondition, ...]) -> tuple[Told, Told]:
@@ -64,15 +64,14 @@ def _ends(facts: Facts, before: tuple[StatusCondition, ...]) -> tuple[Told, Told
     return ("False", "Failed", "the job failed; see the condition Failed"), end
 
 
-def _running(facts: Facts, before: tuple[StatusCondition, ...]) -> Told:
+def _running(facts: Facts) -> Told:
     if facts.stage == "Over":
         return "False", "Over", "the job is over"
     if facts.stage == "Suspended":
         return "False", "Suspended", "the job has no pods; set suspend: false to go on"
     if facts.store_trouble:
-        was_running = is_true(before, "Running") or facts.has_trained
         message = f"the rendezvous cannot be read, without which nodes train on for a while: {facts.store_trouble}"
-        return "Unknown" if was_running else "False", "StoreUnreachable", message
+        return "Unknown" if facts.has_trained else "False", "StoreUnreachable", message
     match facts.state:
         case RunState.TRAINING:
             return "True", "Training", f"{facts.ready} of {facts.wanted} nodes are ready"
