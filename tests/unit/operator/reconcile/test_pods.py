@@ -198,7 +198,7 @@ def test_labels_are_the_templates_kueues_and_ours() -> None:
             "name": "gpt",
             "uid": of.metadata.uid,
             "controller": True,
-            "blockOwnerDeletion": True,
+            "blockOwnerDeletion": False,
         }
     ]
 
