@@ -3,6 +3,7 @@
 HOLDFAST_SECRET or HOLDFAST_SECRET_FILE                        the job's secret
 HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD               etcd's user; each also as a file, ..._FILE
 HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT, HOLDFAST_STORE_KEY     PEM files for etcd over TLS
+HOLDFAST_STORE_TLS                                             or a folder with ca.crt and, if need be, tls.crt and tls.key
 """
 
 import os
@@ -38,13 +39,14 @@ def read_secret() -> bytes:
 def read_access(secret: bytes) -> StoreAccess:
     """What opens the store. Raises: UserError: a file cannot be used, or half of a pair is missing."""
     user, password = _take("HOLDFAST_STORE_USER"), _take("HOLDFAST_STORE_PASSWORD")
+    folder = _path("HOLDFAST_STORE_TLS")
     return StoreAccess(
         secret=secret,
         user=user.decode() if user is not None else None,
         password=password.decode() if password is not None else None,
-        ca=_path("HOLDFAST_STORE_CA"),
-        certificate=_path("HOLDFAST_STORE_CERT"),
-        key=_path("HOLDFAST_STORE_KEY"),
+        ca=_path("HOLDFAST_STORE_CA") or _in(folder, "ca.crt"),
+        certificate=_path("HOLDFAST_STORE_CERT") or _in(folder, "tls.crt"),
+        key=_path("HOLDFAST_STORE_KEY") or _in(folder, "tls.key"),
     )
 
 
@@ -85,3 +87,8 @@ def _take(name: str) -> bytes | None:
 def _path(name: str) -> Path | None:
     value = os.environ.get(name)
     return Path(value) if value else None
+
+
+def _in(folder: Path | None, name: str) -> Path | None:
+    """As a mounted Secret of the type kubernetes.io/tls has them; what it lacks is not used."""
+    return folder / name if folder is not None and (folder / name).exists() else None

@@ -11,7 +11,7 @@ from holdfast.errors import UserError
 SECRETS = (
     "The job's secret comes from HOLDFAST_SECRET or the file HOLDFAST_SECRET_FILE (mode 0600), etcd's user from "
     "HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD (each also as ..._FILE), its PEM files from "
-    "HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT and HOLDFAST_STORE_KEY."
+    "HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT and HOLDFAST_STORE_KEY, or from the folder HOLDFAST_STORE_TLS."
 )
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file.", show_default=False)]
 Set = Annotated[

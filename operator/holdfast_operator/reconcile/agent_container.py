@@ -47,8 +47,11 @@ def store_url(job: ElasticJob) -> str:
 
 
 def _environment(job: ElasticJob, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours first, so that the template's may refer to it; one of each name, as server-side apply wants it."""
+    """Ours first, so that the template's may refer to it; one of each name, as server-side apply wants it. Where the
+    final weights go the template may say otherwise."""
     ours = [*_downward(), *({"name": name, "value": value} for name, value in _plain(job)), *_store_user(job)]
+    if any(entry["name"] == "HOLDFAST_OUT" for entry in given):
+        ours = [entry for entry in ours if entry["name"] != "HOLDFAST_OUT"]
     taken = {entry["name"] for entry in ours}
     theirs = [entry for entry in given if entry["name"] not in taken]
     if all(entry["name"] != "OMP_NUM_THREADS" for entry in theirs):
@@ -70,8 +73,8 @@ def _plain(job: ElasticJob) -> Iterator[tuple[str, str]]:
     meta, spec = job.metadata, job.spec
     yield "HOLDFAST_JOB", names.job_id(meta.name, meta.uid)
     yield "HOLDFAST_STORE", store_url(job)
-    yield "HOLDFAST_ADDRESS", f"$(POD_IP):{names.AGENT_PORT}"
-    yield "HOLDFAST_HEALTH", f"0.0.0.0:{names.HEALTH_PORT}"
+    yield "HOLDFAST_ADDRESS", f"[$(POD_IP)]:{names.AGENT_PORT}"  # IPv4 or IPv6
+    yield "HOLDFAST_HEALTH", f"[$(POD_IP)]:{names.HEALTH_PORT}"
     yield "HOLDFAST_LOG", "json"
     yield "HOLDFAST_SECRET_FILE", names.SECRET_FILE
     yield "HOLDFAST_TERMINATION_LOG", _TERMINATION_LOG
@@ -80,8 +83,7 @@ def _plain(job: ElasticJob) -> Iterator[tuple[str, str]]:
     if spec.program is not None:
         yield "HOLDFAST_SUBMIT", names.SPEC_FILE
     if spec.rendezvous.tls_secret is not None:
-        for name, file in (("CA", "ca.crt"), ("CERT", "tls.crt"), ("KEY", "tls.key")):
-            yield f"HOLDFAST_STORE_{name}", f"{names.STORE_TLS_FOLDER}/{file}"
+        yield "HOLDFAST_STORE_TLS", names.STORE_TLS_FOLDER
     if spec.rendezvous.credentials_secret is not None:
         yield "HOLDFAST_STORE_PASSWORD_FILE", f"{names.STORE_USER_FOLDER}/password"
 

@@ -88,3 +88,17 @@ def test_no_secret_shows_where_a_target_is_printed(monkeypatch: pytest.MonkeyPat
 
     assert "the-password" not in repr(target) + repr(target.access)
     assert SECRET not in repr(target) + repr(target.access)
+
+
+@pytest.mark.parametrize("has_client", [True, False])
+def test_a_mounted_folder_of_certificates_is_used_as_far_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_client: bool
+) -> None:
+    for name in ("ca.crt", *(("tls.crt", "tls.key") if has_client else ())):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("HOLDFAST_STORE_TLS", str(tmp_path))
+    access = read_access(SECRET.encode())
+
+    assert access.ca == tmp_path / "ca.crt"
+    client = (tmp_path / "tls.crt", tmp_path / "tls.key") if has_client else (None, None)
+    assert (access.certificate, access.key) == client

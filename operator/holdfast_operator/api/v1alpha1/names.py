@@ -16,7 +16,7 @@ ANNOTATION_DRAIN: Final = "holdfast.dev/drain"  # on pods, by anybody: its node 
 RUN_FOLDER: Final = "/run/holdfast"
 SPEC_FILE: Final = f"{RUN_FOLDER}/job/spec.yaml"
 SECRET_FILE: Final = f"{RUN_FOLDER}/secret/secret"
-STORE_TLS_FOLDER: Final = f"{RUN_FOLDER}/store-tls"  # ca.crt, tls.crt, tls.key
+STORE_TLS_FOLDER: Final = f"{RUN_FOLDER}/store-tls"  # ca.crt and, for a client certificate, tls.crt and tls.key
 STORE_USER_FOLDER: Final = f"{RUN_FOLDER}/store-user"  # username, password
 STORAGE_FOLDER: Final = f"{RUN_FOLDER}/storage"  # credentials of the remote tier
 SCRATCH_FOLDER: Final = f"{RUN_FOLDER}/scratch"
@@ -37,12 +37,12 @@ AGENT_ENV: Final = tuple(
         "ADDRESS",
         "DOMAIN",
         "SUBMIT",
-        "OUT",
         "SECRET",
         "SECRET_FILE",
         "HEALTH",
         "LOG",
         "TERMINATION_LOG",
+        "STORE_TLS",
         "STORE_USER",
         "STORE_USER_FILE",
         "STORE_PASSWORD",

@@ -48,8 +48,8 @@ def test_an_agent_is_configured_by_its_environment() -> None:
         "HOLDFAST_DOMAIN": {"fieldRef": {"fieldPath": "spec.nodeName"}},
         "HOLDFAST_JOB": "gpt-6c1f0f6e",
         "HOLDFAST_STORE": "etcd://etcd:2379/holdfast/ml",
-        "HOLDFAST_ADDRESS": "$(POD_IP):4710",
-        "HOLDFAST_HEALTH": "0.0.0.0:4711",
+        "HOLDFAST_ADDRESS": "[$(POD_IP)]:4710",
+        "HOLDFAST_HEALTH": "[$(POD_IP)]:4711",
         "HOLDFAST_LOG": "json",
         "HOLDFAST_SECRET_FILE": "/run/holdfast/secret/secret",
         "HOLDFAST_TERMINATION_LOG": "/dev/termination-log",
@@ -64,7 +64,7 @@ def test_credentials_come_from_secrets_alone() -> None:
     env = environment(of)
 
     assert env["HOLDFAST_STORE"] == "etcds://a:2379,b:2379/ml/ml"
-    assert env["HOLDFAST_STORE_CA"] == "/run/holdfast/store-tls/ca.crt"
+    assert env["HOLDFAST_STORE_TLS"] == "/run/holdfast/store-tls"
     assert env["HOLDFAST_STORE_PASSWORD_FILE"] == "/run/holdfast/store-user/password"
     assert env["HOLDFAST_STORE_USER"] == {"secretKeyRef": {"name": "etcd-user", "key": "username"}}
     assert env["HOLDFAST_OUT"] == "s3://bucket/gpt/weights"
@@ -84,6 +84,13 @@ def test_the_templates_environment_stays_and_cannot_stand_in_for_ours() -> None:
     assert (env["OMP_NUM_THREADS"], env["HOLDFAST_RAM"]) == ("8", "/ram")
     names_of_all = [entry["name"] for entry in agent(templated(env=[*given, {"name": "POD_IP", "value": "x"}]))["env"]]
     assert len(names_of_all) == len(set(names_of_all))
+
+
+def test_the_template_may_say_where_the_final_weights_go() -> None:
+    container = {"name": "holdfast", "image": "trainer", "env": [{"name": "HOLDFAST_OUT", "value": "/shared/out"}]}
+    of = job(state={"url": "s3://bucket/gpt"}, template={"spec": {"containers": [container]}})
+
+    assert environment(of)["HOLDFAST_OUT"] == "/shared/out"
 
 
 def test_a_pod_runs_with_as_few_rights_as_it_can() -> None:
