@@ -3,7 +3,7 @@
 HOLDFAST_SECRET or HOLDFAST_SECRET_FILE                        the job's secret
 HOLDFAST_STORE_USER with HOLDFAST_STORE_PASSWORD               etcd's user; each also as a file, ..._FILE
 HOLDFAST_STORE_CA, HOLDFAST_STORE_CERT, HOLDFAST_STORE_KEY     PEM files for etcd over TLS
-HOLDFAST_STORE_TLS                                             or a folder with ca.crt and, if need be, tls.crt and tls.key
+HOLDFAST_STORE_TLS                                             or a folder with ca.crt and, maybe, tls.crt and tls.key
 """
 
 import os
