@@ -27,7 +27,7 @@ from benchmarks.harness.contenders import gaps_s
 from benchmarks.harness.holdfast_run import HoldfastRun, RunRequest
 from benchmarks.harness.processes import REPOSITORY, BenchmarkError, descendants, environment
 from benchmarks.harness.results import machine, progress, tell
-from holdfast.cli.preparing import Inspected, inspect_program
+from holdfast.cli.inspected import Inspected, inspect_program
 from holdfast.cli.profiling import measure
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Pipeline, Plan, Span, Stage

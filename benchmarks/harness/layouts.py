@@ -9,9 +9,8 @@ from benchmarks.harness.contenders import ProgramSource
 from benchmarks.harness.holdfast_run import RunRequest
 from benchmarks.harness.processes import BenchmarkError
 from holdfast.cli.preparing import Wish, prepare
-from holdfast.model.ids import SlotId
 from holdfast.model.plan import Plan
-from holdfast.planner.search import Request, plan
+from holdfast.planner.search import plan
 from holdfast.spec import load_spec
 
 
@@ -50,17 +49,7 @@ class Layout:
         prepared = prepare(
             Wish(spec=spec, nodes=self.nodes, slots=self.slots, reduction="allreduce", overrides=request.overrides)
         )
-        layers = prepared.facts.layers
-        decided = plan(
-            Request(
-                slots=tuple(SlotId(f"node-{n}", s) for n in range(self.nodes) for s in range(self.slots)),  # type: ignore[arg-type]
-                layer_costs=tuple(layer.cost for layer in layers),
-                layer_bytes=tuple(layer.state_bytes for layer in layers),
-                blocks=prepared.facts.microbatches // prepared.spec.block,
-                block_size=prepared.spec.block,
-                depth=self.depth,
-            )
-        ).plan
+        decided = plan(prepared.request(self.nodes)).plan
         if decided.describe() != str(self):
             raise BenchmarkError(f"{self}: Holdfast plans {decided.describe()} instead")
         return decided

@@ -40,6 +40,7 @@ from holdfast.model.records import (
     Version,
     WorkerRef,
 )
+from holdfast.planner.estimating import uniform_profile
 
 JOB = Job(
     steps=100,
@@ -47,12 +48,12 @@ JOB = Job(
     nodes_max=None,
     nodes_desired=2,
     layer_names=("embed", "middle", "head"),
-    layer_costs=(1.0, 1.0, 1.0),
     layer_bytes=(100, 100, 100),
     blocks=4,
     block_size=1,
     depth=None,
     memory_per_slot_bytes=None,
+    profile=uniform_profile(("embed", "middle", "head"), (100, 100, 100)),
     start_s=60.0,
     join_settle_s=0.2,
     start_settle_s=5.0,

@@ -49,7 +49,6 @@ JOB = JobRecord(
     base="/",
     out="/",
     layer_names=("a", "b"),
-    layer_costs=(1.0, 1.0),
     layer_bytes=(8, 8),
     microbatches=4,
     steps=5,

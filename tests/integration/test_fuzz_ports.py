@@ -78,7 +78,7 @@ MESSAGES = st.one_of(
     ),
     st.integers(0, 2**32 - 1).map(lambda size: FRAME_HEAD.pack(size) + b"short"),
 )
-JOB = JobRecord(spec={}, base="/", out="/", layer_names=(), layer_costs=(), layer_bytes=(), microbatches=1, steps=1)
+JOB = JobRecord(spec={}, base="/", out="/", layer_names=(), layer_bytes=(), microbatches=1, steps=1)
 
 
 async def send(

@@ -239,9 +239,7 @@ def worker() -> Iterator[tuple[Worker, socket.socket]]:
         path = str(Path(folder) / "agent.sock")
         listener.bind(path)
         listener.listen(1)
-        job = JobRecord(
-            spec={}, base="", out="", layer_names=(), layer_costs=(), layer_bytes=(), microbatches=8, steps=1
-        )
+        job = JobRecord(spec={}, base="", out="", layer_names=(), layer_bytes=(), microbatches=8, steps=1)
         order = WorkerOrder(slot=SOURCE, host="127.0.0.1", socket_path=path, pulse_path="", key="00", job=job)
         made = Worker(order)
         connection, _ = listener.accept()

@@ -5,6 +5,7 @@ import pytest
 from holdfast.control.job import Job
 from holdfast.model.ids import NodeId
 from holdfast.model.records import StartRecord
+from holdfast.planner.estimating import uniform_profile
 from holdfast.planner.foresight import Job as PlannedJob
 from holdfast.planner.profile import LayerProfile, Link, Profile
 from holdfast.simulator.fleet import Fleet
@@ -39,18 +40,19 @@ class Recording(Fleet):
 
 
 def job(nodes: int) -> Job:
+    names = tuple(f"layer-{layer}" for layer in range(LAYERS))
     return Job(
         steps=1_000_000,
         nodes_min=1,
         nodes_max=None,
         nodes_desired=nodes,
-        layer_names=tuple(f"layer-{layer}" for layer in range(LAYERS)),
-        layer_costs=(1.0,) * LAYERS,
+        layer_names=names,
         layer_bytes=(1000,) * LAYERS,
         blocks=BLOCKS,
         block_size=1,
         depth=None,
         memory_per_slot_bytes=None,
+        profile=uniform_profile(names, (1000,) * LAYERS),
         start_s=60.0,
         join_settle_s=0.2,
         start_settle_s=5.0,

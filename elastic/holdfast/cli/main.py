@@ -56,6 +56,10 @@ Checkpoint = Annotated[
     ),
 ]
 CheckpointEvery = Annotated[int | None, typer.Option(min=1, metavar="STEPS", help="Steps from one to the next.")]
+Profile = Annotated[
+    Path | None,
+    typer.Option("--profile", metavar="FILE", help="What `holdfast profile` measured, to plan with from the start."),
+]
 Resume = Annotated[
     str, typer.Option(metavar="auto|never|STEP", help="auto: from the newest checkpoint in URL, if there is any.")
 ]
@@ -94,6 +98,7 @@ def run(
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = "auto",
+    profile: Profile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in DIR.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON at the end.")] = False,
@@ -117,6 +122,7 @@ def run(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume,
+        profile=profile,
         overrides=assignments(set_ or []),
         faults=tuple(fault or []),
     )
@@ -157,6 +163,7 @@ def submit(
     checkpoint: Checkpoint = None,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = "auto",
+    profile: Profile = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a job of that name that is over.")] = False,
     if_absent: Annotated[
         bool, typer.Option("--if-absent", help="Where there is a job of that name, live or over, leave it as it is.")
@@ -178,6 +185,8 @@ def submit(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         resume=resume,
+        profile=profile,
+        is_here=False,
         overrides=assignments(set_ or []),
     )
     raise typer.Exit(submit_job(wish, submission))

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.chaos.faults import node_name
-from holdfast.cli.preparing import Inspected, inspect_program
-from holdfast.cli.profiling import fingerprint, known_profile, measure, milliseconds, read_profile, size_text
+from holdfast.cli.inspected import Inspected, inspect_program
+from holdfast.cli.known_profiles import fingerprint, known_profile, read_profile
+from holdfast.cli.profiling import measure, milliseconds, size_text
 from holdfast.cli.step_drawing import Timeline, as_text, legend, write_png
 from holdfast.errors import NoPlanError, SpecError
 from holdfast.model.ids import SlotId

@@ -9,13 +9,19 @@ from typing import Any
 from holdfast.agent.program_source import source_sha256
 from holdfast.agent.versions import versions_here
 from holdfast.chaos.faults import Fault, JoinNode, check_faults, node_name, parse_fault
+from holdfast.cli.inspected import Inspected, inspect_program
+from holdfast.cli.known_profiles import known_profile, read_profile
 from holdfast.cli.resuming import AUTO, absolute_url, find_checkpoints, parse_resume
 from holdfast.errors import NoPlanError, SpecError
 from holdfast.model.facts import ProgramFacts
 from holdfast.model.ids import SlotId
 from holdfast.model.records import CheckpointRef, JobRecord
-from holdfast.planner.search import Request, plan
-from holdfast.program import Program, load_program, with_batch
+from holdfast.planner.estimating import estimated_profile
+from holdfast.planner.profile import Profile
+from holdfast.planner.profile_json import profile_to_json
+from holdfast.planner.request import Request
+from holdfast.planner.requesting import request_of
+from holdfast.planner.search import plan
 from holdfast.spec import JobSpec, load_spec
 
 
@@ -33,6 +39,8 @@ class Wish:
     checkpoint: str | None = None  # a URL, or a path from here on
     checkpoint_every: int | None = None
     resume: str = AUTO
+    profile: Path | None = None
+    is_here: bool = True  # it runs on this machine, so what was measured here holds
     overrides: Mapping[str, Any] = field(default_factory=dict)
     faults: Sequence[str] = ()
 
@@ -51,17 +59,6 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspected:
-    """A spec and its Program, found to fit each other."""
-
-    spec: JobSpec
-    base: Path
-    program: Program
-    facts: ProgramFacts
-    identity: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """All that is needed to run: nothing is left that could be refused."""
 
@@ -71,8 +68,22 @@ class Prepared:
     global_batch: int
     nodes: int
     faults: tuple[Fault, ...]
+    profile: Profile
     identity: Mapping[str, Any]
     checkpoints: tuple[CheckpointRef, ...]  # to start from, oldest first
+
+    def request(self, nodes: int) -> Request:
+        """What the planner is asked at the start, on so many nodes that hold nothing."""
+        spec = self.spec
+        return request_of(
+            self.profile,
+            slots=tuple(SlotId(node_name(n), index) for n in range(nodes) for index in range(spec.slots_per_node)),
+            blocks=self.facts.microbatches // spec.block,
+            block_size=spec.block,
+            canonical=spec.reduction == "canonical",
+            depth=spec.layout.depth,
+            memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
+        )
 
     def job_record(self, out: Path | str) -> JobRecord:
         """What the agents read; final weights go to `out`, a folder or a URL."""
@@ -82,7 +93,6 @@ class Prepared:
             base=str(self.base),
             out=str(out.absolute()) if isinstance(out, Path) else out,
             layer_names=tuple(layer.name for layer in layers),
-            layer_costs=tuple(layer.cost for layer in layers),
             layer_bytes=tuple(layer.state_bytes for layer in layers),
             microbatches=self.facts.microbatches,
             steps=self.spec.steps,
@@ -91,6 +101,7 @@ class Prepared:
             source_sha256=source_sha256(self.spec.program.entry, self.base),
             run=uuid.uuid4().hex[:8],
             identity=dict(self.identity),
+            profile=profile_to_json(self.profile),
         )
 
 
@@ -109,17 +120,24 @@ def prepare(wish: Wish) -> Prepared:
     check_faults(faults, nodes=nodes, slots=spec.slots_per_node, steps=spec.steps)
     inspected = inspect_program(spec, base)
     most = nodes + sum(isinstance(fault.action, JoinNode) for fault in faults)
-    _check_layout(inspected, most)
-    return Prepared(
+    prepared = Prepared(
         spec=spec,
         base=inspected.base,
         facts=inspected.facts,
         global_batch=inspected.program.global_batch,
         nodes=nodes,
         faults=faults,
+        profile=_profile(wish, inspected),
         identity=inspected.identity,
         checkpoints=find_checkpoints(spec, inspected.identity, resume),
     )
+    try:
+        plan(prepared.request(most))
+    except NoPlanError as error:
+        raise SpecError(
+            f"layout: the model does not fit: nodes {most}, slots_per_node {spec.slots_per_node}: {error}"
+        ) from error
+    return prepared
 
 
 def _with_absolute_url(spec: JobSpec, base: Path) -> JobSpec:
@@ -129,48 +147,9 @@ def _with_absolute_url(spec: JobSpec, base: Path) -> JobSpec:
     return spec.model_copy(update={"checkpoints": checkpoints})
 
 
-def inspect_program(spec: JobSpec, base: Path) -> Inspected:
-    """Load the spec's Program from `base` and check it, and the two against each other.
-
-    Raises:
-        UserError: they are wrong, or do not fit.
-        UserCodeError: the user's code raised.
-    """
-    from holdfast.worker.facts import inspect  # here, because they import torch
-    from holdfast.worker.identity import identity_of
-
-    program = load_program(spec.program.entry, dict(spec.program.params), base)
-    program = with_batch(program, spec.batch.size, spec.batch.microbatch)
-    program.blocks(spec.block)
-    facts = inspect(program, spec.steps)
-    depth, layers = spec.layout.depth, len(facts.layers)
-    if depth is not None and depth > layers:
-        raise SpecError(f"layout.depth: {depth} given; should be at most {layers}, the number of the Program's layers")
-    memory, largest = spec.layout.memory_per_slot_bytes, max(facts.layers, key=lambda layer: layer.state_bytes)
-    if memory is not None and memory < largest.state_bytes:
-        raise SpecError(
-            f"layout.memory_per_slot_bytes: {memory} is too little for layer {largest.name!r}, whose parameters, "
-            f"buffers and optimizer state take about {largest.state_bytes} bytes; give more, or make layers smaller"
-        )
-    return Inspected(spec=spec, base=base, program=program, facts=facts, identity=identity_of(program, facts, spec))
-
-
-def _check_layout(inspected: Inspected, nodes: int) -> None:
-    """Whether so many nodes can hold the model at all."""
-    spec, layers = inspected.spec, inspected.facts.layers
-    slots = tuple(SlotId(node_name(node), index) for node in range(nodes) for index in range(spec.slots_per_node))
-    request = Request(
-        slots=slots,
-        layer_costs=tuple(layer.cost for layer in layers),
-        layer_bytes=tuple(layer.state_bytes for layer in layers),
-        blocks=inspected.program.blocks(spec.block),
-        block_size=spec.block,
-        depth=spec.layout.depth,
-        memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
-    )
-    try:
-        plan(request)
-    except NoPlanError as error:
-        raise SpecError(
-            f"layout: the model does not fit: nodes {nodes}, slots_per_node {spec.slots_per_node}: {error}"
-        ) from error
+def _profile(wish: Wish, inspected: Inspected) -> Profile:
+    """What was measured, if it was, or what is known without. Raises: UserError: the file is wrong."""
+    if wish.profile is not None:
+        return read_profile(wish.profile, inspected)
+    known = known_profile(inspected) if wish.is_here else None
+    return known or estimated_profile(inspected.facts.layers)

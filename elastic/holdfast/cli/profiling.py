@@ -1,7 +1,5 @@
 """`holdfast profile`: what the layers cost on this machine, measured in processes of their own and kept in a file."""
 
-import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -17,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from holdfast.agent.program_source import source_sha256
 from holdfast.cli.arguments import bandwidth
-from holdfast.cli.preparing import Inspected, inspect_program
+from holdfast.cli.inspected import Inspected, inspect_program
+from holdfast.cli.known_profiles import fingerprint, keep_profile, known_profile
 from holdfast.errors import JobFailedError, UserCodeError, UserError
 from holdfast.planner.profile import Link, Profile
 from holdfast.planner.profile_json import profile_from_json, profile_to_json
@@ -113,52 +111,6 @@ def size_text(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def read_profile(path: Path, inspected: Inspected) -> Profile:
-    """Raises: UserError: it cannot be read, or is of another Program."""
-    try:
-        profile = profile_from_json(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--profile {path}: cannot be read: {error}; give a file of `holdfast profile`") from error
-    here, there = [layer.name for layer in inspected.facts.layers], [layer.name for layer in profile.layers]
-    if here != there:
-        odd = next((n for n, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
-        what = f"layer {there[odd]!r} where it has {here[odd]!r}" if odd is not None else f"{len(there)} layers"
-        raise UserError(
-            f"--profile {path}: is of another Program: it has {what} (the spec's has {len(here)} layers); measure this "
-            f"one with `holdfast profile SPEC -o {path}`"
-        )
-    return profile
-
-
-def known_profile(inspected: Inspected) -> Profile | None:
-    """What was measured here before of the same Program on the same device."""
-    path = _cache_path(fingerprint(inspected))
-    with contextlib.suppress(OSError, UserError):
-        return profile_from_json(path.read_text(), str(path))
-    return None
-
-
-def fingerprint(inspected: Inspected) -> str:
-    """Of all that a profile depends on: code, layers, microbatch, dtypes, optimizer, device, torch."""
-    import torch
-
-    spec, identity = inspected.spec, inspected.identity
-    has_gpu = spec.device != "cpu" and torch.cuda.is_available()
-    parts = {
-        "layers": identity["layers"],
-        "order": identity["order"],
-        "source": source_sha256(spec.program.entry, inspected.base),
-        "params": dict(spec.program.params),
-        "optimizer": identity["optimizer"],
-        "microbatch": inspected.program.microbatch,
-        "reduction": spec.reduction,
-        "device": torch.cuda.get_device_name() if has_gpu else f"cpu {_cpu_name()} x{os.cpu_count()}",
-        "threads": os.environ.get("OMP_NUM_THREADS", "1"),
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
 def measure(inspected: Inspected) -> Profile:
     """In processes of their own, as many as a machine has cores (but not too many); keeps it for `known_profile`.
 
@@ -180,10 +132,7 @@ def measure(inspected: Inspected) -> Profile:
         _run(folder, processes)
         text = (folder / "profile.json").read_text()
     profile = profile_from_json(text, "the measured profile")
-    with contextlib.suppress(OSError):  # it is kept where it can be
-        path = _cache_path(profile.fingerprint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    keep_profile(profile)
     return profile
 
 
@@ -228,16 +177,3 @@ def _with_link(profile: Profile, bytes_per_s: float | None, latency_s: float | N
         latency_s=latency_s if latency_s is not None else link.latency_s,
     )
     return replace(profile, between_nodes=link)
-
-
-def _cache_path(name: str) -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "holdfast" / "profiles" / f"{name}.json"
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"

@@ -8,8 +8,9 @@ from typing import Any
 from rich.markup import escape
 
 from holdfast.cli.checkpoints.screen import print_json, print_table, table
-from holdfast.cli.preparing import Inspected, inspect_program
-from holdfast.cli.profiling import known_profile, measure, read_profile, size_text
+from holdfast.cli.inspected import Inspected, inspect_program
+from holdfast.cli.known_profiles import known_profile, read_profile
+from holdfast.cli.profiling import measure, size_text
 from holdfast.errors import UserError
 from holdfast.planner.foresight import Job
 from holdfast.simulator.replay.advising import advise

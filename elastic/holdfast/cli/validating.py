@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from holdfast.cli.preparing import Inspected, inspect_program
+from holdfast.cli.inspected import Inspected, inspect_program
 from holdfast.spec import load_spec
 
 

@@ -19,6 +19,7 @@ from holdfast.control.fencing import is_over, patience_s, voters_after
 from holdfast.control.job import Job
 from holdfast.control.litter import BATCH_MAX
 from holdfast.control.membership import Membership, agents_of, choose_members
+from holdfast.control.pricing import measured_at_first, measured_when_stopped
 from holdfast.control.recovery import Lineage, LostLayers, extend_lineage, is_history
 from holdfast.control.standing import Standings
 from holdfast.control.start import decide_start, worth_waiting_s
@@ -370,6 +371,7 @@ class Coordinator:
             standings=self._standings.entries(view.committed_step, now_s),
             unreachable=chosen.unreachable,
             unheard=view.unheard.nodes,
+            measured=measured_when_stopped(self._job, view) if before is not None else measured_at_first(self._job),
         )
         # Those beyond what one transaction takes away stand until the next generation.
         pardons, honoured = tuple(sorted(view.pardons)[:BATCH_MAX]), departing.honoured(view)

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from holdfast.errors import UserError
 from holdfast.model.records import JobRecord
+from holdfast.planner.estimating import uniform_profile
+from holdfast.planner.profile import Profile
+from holdfast.planner.profile_json import profile_from_json
 from holdfast.spec import JobSpec
 
 # An agent whose lease ran out finds that out within a third of it, unless it cannot reach the store.
@@ -18,12 +22,12 @@ class Job:
     nodes_max: int | None
     nodes_desired: int
     layer_names: tuple[str, ...]
-    layer_costs: tuple[float, ...]
     layer_bytes: tuple[int, ...]
     blocks: int
     block_size: int
     depth: int | None
     memory_per_slot_bytes: int | None
+    profile: Profile  # as it was when the job was submitted
     start_s: float
     join_settle_s: float
     start_settle_s: float
@@ -36,6 +40,7 @@ class Job:
     has_checkpoints: bool = False  # there is a remote tier
     away_s: float = 3600.0  # for so long a restore waits for it
     has_snapshots: bool = False  # agents hold copies in RAM
+    is_canonical: bool = True
 
     @property
     def layer_count(self) -> int:
@@ -47,6 +52,7 @@ def job_of(record: JobRecord) -> Job:
 
     Raises:
         SpecError: its spec is not valid for this version.
+        UserError: its profile is not.
     """
     spec = JobSpec.model_validate(record.spec)
     return Job(
@@ -55,12 +61,12 @@ def job_of(record: JobRecord) -> Job:
         nodes_max=spec.nodes.max,
         nodes_desired=spec.nodes.desired or spec.nodes.min,
         layer_names=record.layer_names,
-        layer_costs=record.layer_costs,
         layer_bytes=record.layer_bytes,
         blocks=record.microbatches // spec.block,
         block_size=spec.block,
         depth=spec.layout.depth,
         memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
+        profile=_profile_of(record),
         start_s=spec.timeouts.start_s,
         join_settle_s=spec.timeouts.join_settle_s,
         start_settle_s=spec.timeouts.start_settle_s,
@@ -73,4 +79,14 @@ def job_of(record: JobRecord) -> Job:
         has_checkpoints=spec.checkpoints.url is not None,
         away_s=spec.checkpoints.away_s,
         has_snapshots=spec.snapshots.every != 0,
+        is_canonical=spec.reduction == "canonical",
     )
+
+
+def _profile_of(record: JobRecord) -> Profile:
+    if not record.profile:
+        return uniform_profile(record.layer_names, record.layer_bytes)
+    profile = profile_from_json(record.profile, "profile")
+    if tuple(layer.name for layer in profile.layers) != record.layer_names:
+        raise UserError("profile: it is of other layers than the job has; submit the job anew")
+    return profile

@@ -1,16 +1,17 @@
 """What a generation does once everyone has stopped and said what it holds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from holdfast.control.job import Job
+from holdfast.control.pricing import measured_when_stopped, profile_of, request_for, slow_slots
 from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, newest_in_ram, step_s
 from holdfast.control.view import View
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Cause, Restore, StartRecord, Transfer
-from holdfast.planner.search import Decision, Request, plan
+from holdfast.planner.search import Decision, plan
 from holdfast.planner.transition import Holdings, evacuations, transfers
 
 
@@ -168,26 +169,6 @@ def _holds_layers(view: View, node: NodeId) -> bool:
 
 def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Decision:
     """Raises: NoPlanError."""
-    request = Request(
-        slots=staying,
-        domains={slot.node: view.nodes[slot.node].domain for slot in staying},
-        layer_costs=_measured_costs(job, view),
-        layer_bytes=job.layer_bytes,
-        blocks=job.blocks,
-        block_size=job.block_size,
-        depth=job.depth,
-        memory_per_slot_bytes=job.memory_per_slot_bytes,
-        held={slot: basis.held.get(slot, frozenset()) for slot in staying},
-    )
-    return plan(request)
-
-
-def _measured_costs(job: Job, view: View) -> tuple[float, ...]:
-    """Mean of what workers measured, once every layer was; until then the estimate."""
-    seen: Mapping[int, list[float]] = {layer: [] for layer in range(job.layer_count)}
-    for inventory in view.inventories:
-        for layer, seconds in inventory.layer_cost_s:
-            seen[layer].append(seconds)
-    if not all(seen.values()):
-        return job.layer_costs
-    return tuple(sum(values) / len(values) for values in seen.values())
+    profile = profile_of(job, measured_when_stopped(job, view))
+    decided = plan(request_for(job, view, profile, staying, basis.held))
+    return replace(decided, reasons=(*slow_slots(profile, staying), *decided.reasons))

@@ -65,7 +65,7 @@ class ParameterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFacts:
-    """One layer, for one microbatch.
+    """One layer, for one microbatch. `saved_bytes`: what autograd keeps of its forward for its backward.
 
     `cost` is relative and unitless, at first the forward flops; the planner replaces it by measured seconds.
     """
@@ -77,6 +77,7 @@ class LayerFacts:
     output: ActivationSpec
     flops: int
     cost: float
+    saved_bytes: int
 
     @property
     def param_bytes(self) -> int:

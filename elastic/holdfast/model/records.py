@@ -8,6 +8,7 @@ from enum import StrEnum
 from math import isfinite
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.measured import Measured
 from holdfast.model.plan import Plan
 
 
@@ -167,6 +168,7 @@ class GenerationRecord:
     standings: tuple[Standing, ...] = ()  # by node, of those that were lost of late
     unreachable: tuple[NodeId, ...] = ()  # live nodes left out because members cannot reach them
     unheard: tuple[NodeId, ...] = ()  # given up without a word: what they hold may come back with them
+    measured: Measured = field(default_factory=Measured)  # as it was known when the generation began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,7 +384,6 @@ class JobRecord:
     base: str  # folder that relative program paths start from, on the machine that submitted the job
     out: str  # folder or URL the final weights are written to; empty: they are kept nowhere
     layer_names: tuple[str, ...]
-    layer_costs: tuple[float, ...]  # relative, until measured
     layer_bytes: tuple[int, ...]  # parameters, buffers and optimizer state
     microbatches: int
     steps: int
@@ -392,7 +393,8 @@ class JobRecord:
     id: str = ""  # of one submission, also found in `out`; empty where the agents are on one machine
     run: str = ""  # of one submission, in the names of its checkpoints
     identity: dict[str, object] = field(default_factory=dict)  # what a checkpoint must have been made with
+    profile: str = ""  # what layers cost, as `holdfast profile` writes it; where it is empty all count alike
 
     def __post_init__(self) -> None:
-        if not len(self.layer_names) == len(self.layer_costs) == len(self.layer_bytes):
-            raise ValueError("layer_names, layer_costs and layer_bytes should be of one length")
+        if len(self.layer_names) != len(self.layer_bytes):
+            raise ValueError("layer_names and layer_bytes should be of one length")

@@ -56,7 +56,8 @@ class Profile:
     """A Program on a kind of slot. `fingerprint` tells model, microbatch, dtype and device apart; `fixed_s`: what a
     step costs beside its work (vote, bookkeeping); `speeds`: slots that are not of speed 1; `load_s`: reading a
     microbatch's samples; `stage_s`: what a microbatch costs a stage beside its layers; `crowded_speed`: of a slot while
-    all cores of a machine that slots share are busy."""
+    all cores of a machine that slots share are busy; `is_measured`: or else costs of layers are relative, what joins
+    the nodes is a guess, and nothing beside the layers is known."""
 
     fingerprint: str
     layers: tuple[LayerProfile, ...]
@@ -67,6 +68,7 @@ class Profile:
     load_s: float = 0.0
     stage_s: float = 0.0
     crowded_speed: float = 1.0
+    is_measured: bool = True
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -25,6 +25,7 @@ class _File(BaseModel):
     load_s: float = 0.0
     stage_s: float = 0.0
     crowded_speed: float = 1.0
+    is_measured: bool = True
     speeds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -62,6 +63,7 @@ def profile_from_json(text: str, source: str) -> Profile:
             load_s=file.load_s,
             stage_s=file.stage_s,
             crowded_speed=file.crowded_speed,
+            is_measured=file.is_measured,
             speeds={_slot(name): speed for name, speed in file.speeds.items()},
         )
     except ValidationError as error:

@@ -37,6 +37,7 @@ def request_of(
 
     Where there are several nodes every stage boundary is taken to lie between two of them, and all slots of a node to
     share what joins it to the others when gradients are reduced. Messages during reduction count without latency.
+    Where links are not known boundaries are taken to be free, and reduction to cost a share of a microbatch (Request).
     `canonical`: reduction keeps several gradients of a parameter at once; the most that any share of blocks asks for.
     """
     slots_of_node = Counter(slot.node for slot in slots)
@@ -53,10 +54,12 @@ def request_of(
         speeds=_speeds(profile, slots),
         resident_bytes=tuple(layer.state_bytes + gradients * layer.param_bytes for layer in layers),
         activation_bytes=tuple(layer.activation_bytes for layer in layers),
-        boundary_costs=tuple(link.seconds(layer.output_bytes) for layer in layers),
+        boundary_costs=tuple(link.seconds(layer.output_bytes) for layer in layers) if profile.is_measured else (),
         stage_cost=profile.stage_s,
         load_cost=profile.load_s,
-        reduction_costs=tuple(layer.param_bytes * sharing / link.bytes_per_s for layer in layers),
+        reduction_costs=tuple(layer.param_bytes * sharing / link.bytes_per_s for layer in layers)
+        if profile.is_measured
+        else (),
         **wishes,
     )
 

@@ -1,64 +1,90 @@
-"""How fast each slot is beside the others, from what steps take: a slow one is noticed, and noise changes nothing.
+"""How fast each slot is beside the others, and what layers cost at speed 1, from what layers take where they run.
 
-Every step each slot tells how long it was busy. Divided by what the profile foresees for its stage that is its
-slowness, whose median over the last steps a few bad ones do not move. A step that is slow for all slots says nothing
-of any of them, so slownesses are taken relative to the slots' median.
+What a slot takes for its layers, divided by what they are known to cost, is its slowness. What is slow for all says
+nothing of any of them, so slownesses are taken relative to the usual one. Each value told here is a median over many
+steps already (`worker.pace`), which a few bad ones do not move.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from statistics import median
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from statistics import median_low
+from typing import TypeAlias
 
 from holdfast.model.ids import SlotId
+from holdfast.model.measured import Measured
+
+# By slot, what a microbatch takes there in each of its layers.
+Seen: TypeAlias = Mapping[SlotId, Mapping[int, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
-    """`steps`: of which the median is taken, and which must all have been seen. A speed that is told changes once what
-    is seen differs from it by `leave`, a share, and a slot counts as being of speed 1 within `near` of it. A slow slot
-    that got fewer layers is judged by its share of work as before, so its speed is not seen to jump back."""
+    """A speed that is told changes once what is seen differs from it by `leave`, a share, and a slot counts as being of
+    speed 1 within `near` of it."""
 
-    steps: int = 20
     leave: float = 0.15
     near: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; should be at least 1")
         if not 0 <= self.near < self.leave < 1:
             raise ValueError(f"near is {self.near} and leave {self.leave}; should be 0 <= near < leave < 1")
 
+    def told(self, known: float, seen: float) -> float:
+        """What is told of a slot of which `known` was, and `seen` is what it looks like now."""
+        if abs(seen / known - 1) <= self.leave:
+            return known
+        return 1.0 if abs(seen - 1) <= self.near else round(seen, 2)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speeds:
-    """What was seen so far, and what follows from it. `told`: slots that are not of speed 1."""
 
-    caution: Caution = field(default_factory=Caution)
-    seen: Mapping[SlotId, tuple[float, ...]] = field(default_factory=dict)  # slownesses of the last steps
-    told: Mapping[SlotId, float] = field(default_factory=dict)
+CAUTION = Caution()
 
-    def observe(self, busy_s: Mapping[SlotId, float], foreseen_s: Mapping[SlotId, float]) -> "Speeds":
-        """With one more step. `foreseen_s`: for a slot of speed 1; slots for which it is 0, or says nothing, are left
-        out, and those that are not in the step any more are forgotten."""
-        slowness = {
-            slot: busy_s[slot] / foreseen_s[slot]
-            for slot in sorted(busy_s)
-            if foreseen_s.get(slot, 0.0) > 0 and busy_s[slot] > 0
-        }
-        if not slowness:
-            return self
-        usual = median(slowness.values())
-        seen = {
-            slot: (*self.seen.get(slot, ()), value / usual)[-self.caution.steps :] for slot, value in slowness.items()
-        }
-        return replace(self, seen=seen, told=dict(self._told(seen)))
 
-    def _told(self, seen: Mapping[SlotId, tuple[float, ...]]) -> Iterable[tuple[SlotId, float]]:
-        for slot, values in seen.items():
-            known = self.told.get(slot, 1.0)
-            if len(values) == self.caution.steps:
-                speed = 1 / median(values)
-                if abs(speed / known - 1) > self.caution.leave:
-                    known = 1.0 if abs(speed - 1) <= self.caution.near else round(speed, 2)
-            if known != 1.0:
-                yield slot, known
+def learn(
+    before: Measured, seen: Seen, layers: int, profile_s: Sequence[float] = (), caution: Caution = CAUTION
+) -> Measured:
+    """With what is seen now, of a model of so many layers.
+
+    `profile_s`: what they cost by a profile, for as long as none was seen running; without one the first costs come
+    from the slots that share a layer, so one that was slow from the beginning is found only where others hold what it
+    holds.
+    """
+    seen = _sound(seen)
+    if not seen:
+        return before
+    known = dict(enumerate(before.layer_s or profile_s))
+    costs = known or _typical(seen, {})
+    slowness = {
+        slot: sum(mine.values()) / expected
+        for slot, mine in seen.items()
+        if (expected := sum(costs.get(layer, 0.0) for layer in mine)) > 0
+    }
+    speeds = dict(before.speeds)
+    # The lower one of two in the middle: of two slots the slow one is slow, rather than the other fast.
+    usual = median_low(slowness.values()) if slowness else 1.0
+    for slot, value in slowness.items():
+        speeds[slot] = caution.told(speeds.get(slot, 1.0), usual / value)
+    # What nobody was seen to compute is as slow as the rest.
+    now = {layer: value * usual for layer, value in known.items()} | _typical(seen, speeds)
+    return Measured(
+        layer_s=tuple(now[layer] for layer in range(layers)) if len(now) == layers else (),
+        speeds=tuple((slot, speed) for slot, speed in sorted(speeds.items()) if speed != 1.0),
+    )
+
+
+def _sound(seen: Seen) -> dict[SlotId, dict[int, float]]:
+    """Without what no clock can have told."""
+    kept = {
+        slot: {layer: value for layer, value in sorted(seen[slot].items()) if isfinite(value) and value > 0}
+        for slot in sorted(seen)
+    }
+    return {slot: mine for slot, mine in kept.items() if mine}
+
+
+def _typical(seen: Seen, speeds: Mapping[SlotId, float]) -> dict[int, float]:
+    """Of each layer, what it takes at speed 1, by those that hold it."""
+    found: dict[int, list[float]] = {}
+    for slot, mine in seen.items():
+        for layer, value in mine.items():
+            found.setdefault(layer, []).append(value * speeds.get(slot, 1.0))
+    return {layer: median_low(values) for layer, values in sorted(found.items())}

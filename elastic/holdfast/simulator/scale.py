@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.control.job import Job
+from holdfast.planner.estimating import uniform_profile
 from holdfast.simulator.fleet import Fleet, Traffic
 
 _LAYERS = 96
@@ -19,18 +20,19 @@ _HEAD = (
 
 def job_for(nodes: int, slots: int, depth: int) -> Job:
     """A model of 96 layers; twice as many blocks of microbatches as slots, so that every slot can be employed."""
+    names = tuple(f"layer-{layer}" for layer in range(_LAYERS))
     return Job(
         steps=1_000_000,
         nodes_min=1,
         nodes_max=None,
         nodes_desired=nodes,
-        layer_names=tuple(f"layer-{layer}" for layer in range(_LAYERS)),
-        layer_costs=(1.0,) * _LAYERS,
+        layer_names=names,
         layer_bytes=(_LAYER_BYTES,) * _LAYERS,
         blocks=2 * nodes * slots,
         block_size=1,
         depth=depth,
         memory_per_slot_bytes=None,
+        profile=uniform_profile(names, (_LAYER_BYTES,) * _LAYERS),
         start_s=60.0,
         join_settle_s=1.0,
         start_settle_s=30.0,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.control.job import Job
 from holdfast.model.records import OutcomeRecord, Result
+from holdfast.planner.estimating import uniform_profile
 from holdfast.simulator.choosing import Chooser, Seeded
 from holdfast.simulator.faults import Fault
 from holdfast.simulator.network import Weather
@@ -50,18 +51,19 @@ class Scenario:
 
     @property
     def job(self) -> Job:
+        names = tuple(f"layer-{layer}" for layer in range(self.layers))
         return Job(
             steps=self.steps,
             nodes_min=self.nodes_min,
             nodes_max=self.nodes_max,
             nodes_desired=self.desired or len(self.nodes),
-            layer_names=tuple(f"layer-{layer}" for layer in range(self.layers)),
-            layer_costs=(1.0,) * self.layers,
+            layer_names=names,
             layer_bytes=(100,) * self.layers,
             blocks=self.blocks,
             block_size=1,
             depth=self.depth,
             memory_per_slot_bytes=self.memory,
+            profile=uniform_profile(names, (100,) * self.layers),
             start_s=60.0,
             join_settle_s=0.2,
             start_settle_s=5.0,

@@ -17,6 +17,7 @@ from holdfast.model.facts import ActivationSpec, LayerFacts, ParameterFacts, Pro
 from holdfast.program import Layer, Program, split_parameter
 from holdfast.worker.data import Activation, apply_layer, collate
 from holdfast.worker.modules import moved
+from holdfast.worker.saved import saved_memory
 
 
 def inspect(program: Program, steps: int = 1) -> ProgramFacts:
@@ -105,7 +106,7 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
     activation = _arrived(activation)
     before = [tensor._version for tensor in _parts(activation)]
     versions = {name: buffer._version for name, buffer in module.named_buffers()}
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, saved_memory() as saved:
         try:
             output: Any = apply_layer(module, activation)
         except Exception as error:  # a module is the user's code and may raise anything
@@ -126,6 +127,7 @@ def _run_layer(layer: Layer, activation: Activation, source: str) -> tuple[Layer
         output=_describe(output),
         flops=counter.get_total_flops(),
         cost=float(max(counter.get_total_flops(), 1)),
+        saved_bytes=saved.bytes_beside([*module.parameters(), *module.buffers()]),
     )
     trainable = [parameter.name for parameter in facts.parameters if parameter.spec.requires_grad]
     if trainable and not any(tensor.requires_grad for tensor in facts.output.tensors):

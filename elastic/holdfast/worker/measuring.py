@@ -7,7 +7,6 @@ its gradients are summed as a step sums them (`BlockSums`), which costs a small 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,6 +23,7 @@ from holdfast.worker.data import Activation, collate
 from holdfast.worker.gradients import BlockSums, gradient_layouts, separate
 from holdfast.worker.layers import HeldLayer, initial_layer
 from holdfast.worker.sampling import microbatch_positions, sample_indices
+from holdfast.worker.saved import saved_memory
 from holdfast.worker.stage import StageModule
 
 # Of more a pass learns nothing new.
@@ -239,12 +239,10 @@ class LayerTrial:
     def _activation_bytes(self) -> int:
         """What autograd saves for the backward, beside parameters and buffers. Where two tensors share memory it is
         counted once."""
-        with _saved_storages() as saved:
+        with saved_memory() as saved:
             self.forward()
-        own = {_address(tensor) for tensor in _state_of(self._held)}
-        found = sum(size for address, size in saved.items() if address not in own)
         self._made = ()
-        return found
+        return saved.bytes_beside(_state_of(self._held))
 
 
 def _load(program: Program) -> tuple[tuple[Tensor, ...], Activation]:
@@ -253,25 +251,6 @@ def _load(program: Program) -> tuple[tuple[Tensor, ...], Activation]:
         return collate(program.dataset, sample_indices(program.seed, positions, len(program.dataset)))
     except Exception as error:  # the user's dataset may raise anything
         raise UserCodeError(f"reading the dataset failed: {error!r}") from error
-
-
-@contextmanager
-def _saved_storages() -> Iterator[dict[int, int]]:
-    """Bytes of each memory that autograd saves within, by address. They are kept alive, so no address comes twice."""
-    found: dict[int, int] = {}
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        found[_address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _state_of(held: HeldLayer) -> list[Tensor]:

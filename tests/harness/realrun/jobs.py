@@ -108,7 +108,8 @@ def job(
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        # What was measured on this machine before must not decide on layouts here.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out / "cache"), **(environment or {})},
     )
     running = RunningJob(process, out)
     try:

@@ -18,7 +18,6 @@ def record(base: Path, out: Path, entry: str) -> JobRecord:
         base=str(base),
         out=str(out),
         layer_names=("a",),
-        layer_costs=(1.0,),
         layer_bytes=(1,),
         microbatches=1,
         steps=1,

@@ -45,7 +45,6 @@ def job(url: Path) -> JobRecord:
         base="/",
         out="/",
         layer_names=tuple("wxyz"),
-        layer_costs=(1.0,) * LAYERS,
         layer_bytes=(1000,) * LAYERS,
         microbatches=4,
         steps=50,

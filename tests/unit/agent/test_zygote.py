@@ -25,7 +25,6 @@ JOB = JobRecord(
     base="/",
     out="/",
     layer_names=("a",),
-    layer_costs=(1.0,),
     layer_bytes=(8,),
     microbatches=4,
     steps=5,

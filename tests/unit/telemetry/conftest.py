@@ -72,7 +72,6 @@ class Story:
             base="/",
             out="/",
             layer_names=LAYERS,
-            layer_costs=(1.0,) * 4,
             layer_bytes=(100,) * 4,
             microbatches=BLOCKS * BLOCK_SIZE,
             steps=steps,

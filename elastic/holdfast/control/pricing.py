@@ -1,0 +1,71 @@
+"""What the planner is asked, with all that is known of layers and slots by now. `holdfast plan` asks the same way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.control.job import Job
+from holdfast.control.view import View
+from holdfast.model.ids import SlotId
+from holdfast.model.measured import Measured
+from holdfast.planner.profile import LayerProfile, Profile
+from holdfast.planner.request import Request
+from holdfast.planner.requesting import request_of
+from holdfast.planner.straggler import Seen, learn
+
+
+def measured_at_first(job: Job) -> Measured:
+    """Before anything ran."""
+    return Measured(speeds=tuple(sorted(job.profile.speeds.items())))
+
+
+def measured_by(job: Job, before: Measured, seen: Seen) -> Measured:
+    """With what slots told."""
+    layers = job.profile.layers
+    profile_s = [layer.forward_s + layer.backward_s for layer in layers] if job.profile.is_measured else ()
+    return learn(before, seen, len(layers), profile_s)
+
+
+def measured_when_stopped(job: Job, view: View) -> Measured:
+    """With what the inventories of the present generation tell."""
+    assert view.generation is not None
+    return measured_by(job, view.generation.measured, {i.slot: dict(i.layer_cost_s) for i in view.inventories})
+
+
+def profile_of(job: Job, measured: Measured) -> Profile:
+    """The job's, as it turned out to be."""
+    layers = job.profile.layers
+    if measured.layer_s:
+        layers = tuple(map(_scaled, layers, measured.layer_s))
+    return replace(job.profile, layers=layers, speeds=dict(measured.speeds))
+
+
+def _scaled(layer: LayerProfile, seconds: float) -> LayerProfile:
+    known_s = layer.forward_s + layer.backward_s
+    share = layer.forward_s / known_s if known_s else 0.0
+    return replace(layer, forward_s=seconds * share, backward_s=seconds * (1 - share))
+
+
+def request_for(
+    job: Job, view: View, profile: Profile, slots: Sequence[SlotId], held: Mapping[SlotId, frozenset[int]]
+) -> Request:
+    """`held`: at the version to start from."""
+    return request_of(
+        profile,
+        slots=tuple(slots),
+        blocks=job.blocks,
+        block_size=job.block_size,
+        canonical=job.is_canonical,
+        depth=job.depth,
+        memory_per_slot_bytes=job.memory_per_slot_bytes,
+        domains={slot.node: view.nodes[slot.node].domain for slot in slots},
+        held={slot: held.get(slot, frozenset()) for slot in slots},
+    )
+
+
+def slow_slots(profile: Profile, slots: Sequence[SlotId]) -> tuple[str, ...]:
+    """For people: which of these the plan gives less, or nothing, and why."""
+    return tuple(
+        f"speed: {slot} computes at {profile.speed(slot):.2f} of the usual speed"
+        for slot in sorted(slots)
+        if profile.speed(slot) != 1.0
+    )
