@@ -15,7 +15,7 @@ from harness.realrun.jobs import run_job, toy_spec
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 NODES = tuple(f"node-{number}" for number in range(3))
 # Of about 16 kB of state: two slots at least, so each layer lies on one or two of three nodes.
-LAYOUT = {"depth": None, "memory_per_slot_bytes": 9_000}
+LAYOUT = {"depth": None, "memory_per_slot_bytes": 28_000}
 QUICK = {"lease_ttl_s": 2.0, "start_settle_s": 30.0}
 
 
