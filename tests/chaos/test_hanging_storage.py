@@ -15,7 +15,7 @@ from harness.storage.faulty import faulty_environment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
-# Of about 16 kB of state: three slots at least, so that with four nodes each layer lies on one node alone.
+# Of about 43 kB with gradients: three slots at least, so that with four nodes each layer lies on one node alone.
 LAYOUT = {"depth": None, "memory_per_slot_bytes": 24_000}
 
 

@@ -15,7 +15,7 @@ from holdfast_checkpoint.remote import Repository
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
 SLOW = {"pause_s": 0.005}
-# Of about 43 kB with gradients and activations: three slots at least, so that with four nodes each layer lies on one node alone.
+# About 43 kB with gradients, activations beside: three slots at least, so with four nodes each layer lies on one alone.
 TIGHT = {"memory_per_slot_bytes": 24_000}
 
 

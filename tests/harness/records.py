@@ -2,6 +2,7 @@
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
+from holdfast.model.measured import PaceRecord, SlotPace
 from holdfast.model.plan import Pipeline, Plan, Span, Stage
 from holdfast.model.records import (
     AckPhase,
@@ -101,6 +102,9 @@ RECORDS: dict[str, object] = {
             ),
         ),
         starts=(SlotStart(slot=_SLOT, form_s=0.1, move_s=0.1, received=((_SLOT, 8),), initialised_layers=0),),
+    ),
+    KEYS.pace(1, NODE): PaceRecord(
+        generation=1, node=NODE, slots=(SlotPace(slot=_SLOT, layer_s=((0, 0.1), (1, 0.2))),)
     ),
     KEYS.suspect(1, NODE): SuspectRecord(generation=1, node=NODE, detail="gone"),
     KEYS.one("progress"): ProgressRecord(generation=1, commits=(_COMMIT,)),

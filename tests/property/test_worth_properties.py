@@ -1,6 +1,5 @@
 """Hazards and worth: what the formulas say, against drawing it; what is chosen, against reacting at once."""
 
-from math import exp
 from random import Random
 
 import pytest
@@ -109,8 +108,10 @@ def test_who_uses_fewer_of_the_nodes_is_hit_less_often(used: int, spare: int) ->
     assert outlook.loss_per_s(used + spare, used + spare) == pytest.approx(outlook.moments.per_s)
 
 
-def test_own_machines_are_believed_to_stay() -> None:
-    outlook = Outlook().after(3600.0, {"spot": 10, "on-demand": 10}, {"spot": 5})
+@given(st.lists(st.tuples(st.floats(0.1, 1e4), st.integers(0, 5)), max_size=20))
+def test_an_outlook_that_was_written_down_goes_on_as_it_was(pieces: list[tuple[float, int]]) -> None:
+    outlook = Outlook()
+    for seconds, lost in pieces:
+        outlook = outlook.after(seconds, lost)
 
-    assert outlook.node_per_s("spot") > 100 * outlook.node_per_s("on-demand")
-    assert outlook.survival("spot", 3600.0) == pytest.approx(exp(-3600 * outlook.node_per_s("spot")))
+    assert Outlook.of(outlook.written) == outlook

@@ -32,6 +32,7 @@ from holdfast.model.events import (
     CheckpointFailed,
     Event,
     NodeRefused,
+    PaceTold,
     ProbeAnswered,
     TimePassed,
     UploadReported,
@@ -167,6 +168,9 @@ class Leader:
             for event in events:
                 if isinstance(event, AckReceived):
                     _check_layers(event.ack, len(self._job.layer_names))
+                elif isinstance(event, PaceTold):
+                    named = [layer for pace in event.record.slots for layer, _ in pace.layer_s]
+                    _require_layers(event.record.node, named, len(self._job.layer_names))
                 elif isinstance(event, UploadReported):
                     layers = [blob.layer for blob in event.record.blobs]
                     _require_layers(event.record.node, layers, len(self._job.layer_names))

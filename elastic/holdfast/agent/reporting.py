@@ -15,6 +15,7 @@ from holdfast.control.member_commands import (
     PutAck,
     PutFailure,
     PutNode,
+    PutPace,
     PutProgress,
     PutReach,
     PutSuspect,
@@ -27,7 +28,7 @@ from holdfast.model.wire import encode
 from holdfast.ports.store import Store
 
 log = logging.getLogger(__name__)
-Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutFailure | PutUpload
+Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutPace | PutFailure | PutUpload
 # A record of so many commits has about 50 kB; a store takes 1 MB at most.
 _COMMITS_A_BATCH = 500
 # An hour without a store, at 50 steps a second; about 40 MB.
@@ -106,7 +107,7 @@ class Reporter:
             await self._store.put(*self._entry(report))
 
     def _entry(
-        self, report: PutNode | PutAck | PutSuspect | PutReach | PutProgress | PutFailure | PutUpload
+        self, report: PutNode | PutAck | PutSuspect | PutReach | PutProgress | PutPace | PutFailure | PutUpload
     ) -> tuple[str, bytes, int]:
         keys = self._keys
         match report:
@@ -120,6 +121,8 @@ class Reporter:
                 return keys.reach(record.node), encode(record), self._lease()
             case PutProgress(record):
                 return keys.one("progress"), encode(record), 0
+            case PutPace(record):
+                return keys.pace(record.generation, record.node), encode(record), 0
             case PutUpload(record):
                 return keys.upload(record.version, record.node), encode(record), 0
             case PutFailure(record):
@@ -134,7 +137,7 @@ def _fit_together(first: ProgressRecord, second: ProgressRecord) -> bool:
 def _subject(report: Report) -> object:
     """Equal for reports of which a later one says all that an earlier one said."""
     match report:
-        case PutNode() | PutFailure() | PutProgress() | PutUpload():
+        case PutNode() | PutFailure() | PutProgress() | PutPace() | PutUpload():
             return type(report)
         case PutReach() | DropReach():
             return PutReach

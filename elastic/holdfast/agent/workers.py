@@ -27,6 +27,7 @@ from holdfast.model.messages import (
     Failed,
     Finished,
     FromWorker,
+    Paced,
     Parked,
     Ready,
     Running,
@@ -41,7 +42,7 @@ from holdfast.model.wire import FRAME_HEAD, check_frame_size, decode_message, en
 log = logging.getLogger(__name__)
 KINDS: dict[str, type[FromWorker]] = {
     kind.__name__: kind
-    for kind in (Ready, Parked, Running, Committed, SnapshotBegun, Snapshotted, Broken, Failed, Finished)
+    for kind in (Ready, Parked, Running, Committed, Paced, SnapshotBegun, Snapshotted, Broken, Failed, Finished)
 }
 _SHOW_STACKS_S = 0.1
 # Between the end of a worker's socket and the zygote's word of how it ended: rarely more than a millisecond.

@@ -19,10 +19,12 @@ from holdfast.control.fencing import is_over, patience_s, voters_after
 from holdfast.control.job import Job
 from holdfast.control.litter import BATCH_MAX
 from holdfast.control.membership import Membership, agents_of, choose_members
-from holdfast.control.pricing import measured_at_first, measured_when_stopped
+from holdfast.control.pricing import measured_at_first
 from holdfast.control.recovery import Lineage, LostLayers, extend_lineage, is_history
 from holdfast.control.standing import Standings
 from holdfast.control.start import decide_start, worth_waiting_s
+from holdfast.control.strikes import Strikes
+from holdfast.control.tempo import Tempo
 from holdfast.control.view import View
 from holdfast.control.wording import epitaph, explain_lost
 from holdfast.model.commands import (
@@ -34,7 +36,7 @@ from holdfast.model.commands import (
     WriteOutcome,
     WriteStart,
 )
-from holdfast.model.events import Event
+from holdfast.model.events import Event, PaceTold
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     Action,
@@ -69,7 +71,8 @@ class Coordinator:
         self._held_back_s: float | None = None  # when a start was first held back for who may hold newer state
         self._lost: list[str] = []  # members lost since the last start
         self._standings = Standings(job.node_losses, generation.standings if generation is not None else (), now_s)
-        self._attendance = Attendance(self._view)
+        self._strikes = Strikes(generation.struck if generation is not None else None, now_s)
+        self._attendance, self._tempo = Attendance(self._view), Tempo(job)
         self._evicted: list[EvictNode] = []
         self._wake_at_s: float | None = None
         if generation is not None:
@@ -91,6 +94,8 @@ class Coordinator:
         that are there at once, which so become one generation."""
         self._evicted += self._attendance.evictions(event)
         self._view.absorb(event, now_s)
+        if isinstance(event, PaceTold):
+            self._tempo.told(event.record, self._view, now_s)
 
     def handle(self, event: Event, now_s: float) -> tuple[Command, ...]:
         """Take note and decide. The dead are evicted last: what they leave undone comes first."""
@@ -164,18 +169,20 @@ class Coordinator:
         cause = Cause.WORKER_DIED if len(of_themselves) == len(lost) else Cause.LOSS
         names = ", ".join(epitaph(view, ref) for ref in lost)
         self._lost += [str(ref.slot) for ref in lost]
-        for node in sorted({ref.slot.node for ref in lost}):
+        nodes = sorted({ref.slot.node for ref in lost})
+        self._strikes.struck(len(nodes), now_s)
+        for node in nodes:
             self._standings.lost(node, view.committed_step, now_s)
         return self._new_generation(StopMode.ABORT, cause, f"lost {names}", now_s)
 
-    def _in_time(self, due: Due | None, cause: Cause, now_s: float) -> Command | None:
-        """A generation of who is left, by abort, if it is time."""
+    def _in_time(self, due: Due | None, cause: Cause, now_s: float, stop: StopMode = StopMode.ABORT) -> Command | None:
+        """A generation of who is left, if it is time."""
         if due is None:
             return None
         if now_s < due.at_s:
             self._wake(due.at_s)
             return None
-        return self._new_generation(StopMode.ABORT, cause, due.reason, now_s)
+        return self._new_generation(stop, cause, due.reason, now_s)
 
     def _after_silence(self, now_s: float) -> Command | None:
         """Forming must not take for ever: who does not answer is evicted, a start that stalls is tried again."""
@@ -260,7 +267,7 @@ class Coordinator:
 
     def _take_in_all(self, now_s: float) -> Command | None:
         """The job needs what others may hold, however often they were lost."""
-        if new := self._newcomers(self._choose_members(now_s, needs_all=True)):
+        if new := joining.names(self._view, self._choose_members(now_s, needs_all=True).members):
             return self._new_generation(StopMode.ABORT, Cause.RESUME, f"{new} came", now_s, needs_all=True)
         return None
 
@@ -285,22 +292,15 @@ class Coordinator:
             return self._new_generation(StopMode.BOUNDARY, Cause.STOP, view.stop_reason, now_s)
         leaving = [n for n in view.draining if n in view.member_nodes and n not in view.generation.leavers]
         if leaving:
+            self._strikes.struck(len(leaving), now_s)
             reasons = ", ".join(f"{node} ({view.drains[node].record.reason})" for node in leaving)
             return self._new_generation(StopMode.BOUNDARY, Cause.DRAIN, f"draining {reasons}", now_s)
-        if self._is_short():
+        if departing.is_short(self._job, view):
             reason = f"nodes.min: {self._job.nodes_min} nodes are needed, and some that stood by are gone"
             return self._new_generation(StopMode.BOUNDARY, Cause.LOSS, reason, now_s)
-        return self._joins(now_s)
-
-    def _is_short(self) -> bool:
-        """Whether fewer nodes than the minimum are left, though all that train are there."""
-        view, start = self._view, self._view.start
-        training = start is not None and start.action is Action.TRAIN and start.plan is not None
-        if start is None or start.plan is None or not training or view.committed_step >= self._job.steps:
-            return False
-        if len(start.plan.nodes) - len(view.draining) >= self._job.nodes_min:
-            return False
-        return len({ref.slot.node for ref in view.live} - set(view.draining)) < self._job.nodes_min
+        return self._joins(now_s) or self._in_time(
+            self._tempo.due(view, self._strikes.outlook(now_s), now_s), Cause.BALANCE, now_s, StopMode.BOUNDARY
+        )
 
     def _joins(self, now_s: float) -> Command | None:
         view = self._view
@@ -327,7 +327,7 @@ class Coordinator:
     def _take_in(self, cause: Cause, now_s: float, *, needs_all: bool = False) -> Command | None:
         """Newcomers, unless somebody would have to leave for them."""
         chosen = self._choose_members(now_s, needs_all=needs_all)
-        new = self._newcomers(chosen, frozenset(self._view.draining))
+        new = joining.names(self._view, chosen.members, without=self._view.draining)
         members = self._view.roster.members
         kept = members.intersection(ref.worker for ref in chosen.members)
         if not new or len(kept) < len(members.intersection(ref.worker for ref in self._view.live)):
@@ -336,12 +336,6 @@ class Coordinator:
 
     def _choose_members(self, now_s: float, *, needs_all: bool) -> Membership:
         return choose_members(self._job, self._view, self._standings, now_s, needs_all=needs_all)
-
-    def _newcomers(self, chosen: Membership, without: frozenset[NodeId] = frozenset()) -> str:
-        """Names of slots that are no members yet."""
-        known = self._view.roster.members
-        new = (ref for ref in chosen.members if ref.worker not in known and ref.slot.node not in without)
-        return ", ".join(str(ref.slot) for ref in new)
 
     def _new_generation(
         self, stop: StopMode, cause: Cause, reason: str, now_s: float, *, needs_all: bool = False
@@ -371,7 +365,8 @@ class Coordinator:
             standings=self._standings.entries(view.committed_step, now_s),
             unreachable=chosen.unreachable,
             unheard=view.unheard.nodes,
-            measured=measured_when_stopped(self._job, view) if before is not None else measured_at_first(self._job),
+            measured=self._tempo.measured(view) if before is not None else measured_at_first(self._job),
+            struck=self._strikes.outlook(now_s).written,
         )
         # Those beyond what one transaction takes away stand until the next generation.
         pardons, honoured = tuple(sorted(view.pardons)[:BATCH_MAX]), departing.honoured(view)
@@ -379,6 +374,7 @@ class Coordinator:
         if any(map(view.roster.is_alive, record.voters)):
             self._unheard_s = None
         view.enter(record, now_s)
+        self._tempo.entered()
         return WriteGeneration(record, pardons, honoured)
 
     def _count_trouble(self, cause: Cause) -> int:

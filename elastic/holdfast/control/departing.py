@@ -7,7 +7,7 @@ from holdfast.control.due import Due
 from holdfast.control.job import Job
 from holdfast.control.view import View
 from holdfast.model.ids import NodeId, SlotId
-from holdfast.model.records import DrainRecord, Restore, StartRecord, StopMode, Transfer
+from holdfast.model.records import Action, DrainRecord, Restore, StartRecord, StopMode, Transfer
 
 # Of the time that a member still has when a start is written, the share after which a start that stalls is tried again.
 _SHARE_TO_START = 0.75
@@ -51,6 +51,17 @@ def urgent(view: View) -> Due | None:
     times = ((view.drains[node].seen_s + view.drains[node].record.grace_s / 2, node) for node in leaving)
     at_s, node = min(times, default=(0.0, None))
     return Due(at_s, f"{node} must leave now") if node is not None else None
+
+
+def is_short(job: Job, view: View) -> bool:
+    """Whether fewer nodes than the minimum are left, though all that train are there."""
+    start = view.start
+    training = start is not None and start.action is Action.TRAIN and start.plan is not None
+    if start is None or start.plan is None or not training or view.committed_step >= job.steps:
+        return False
+    if len(start.plan.nodes) - len(view.draining) >= job.nodes_min:
+        return False
+    return len({ref.slot.node for ref in view.live} - set(view.draining)) < job.nodes_min
 
 
 def released(job: Job, view: View) -> DrainRecord | None:

@@ -11,6 +11,7 @@ from holdfast.model.events import (
     DrainChanged,
     Event,
     NodeChanged,
+    PaceTold,
     PardonChanged,
     ProgressMade,
     ReachChanged,
@@ -20,6 +21,7 @@ from holdfast.model.events import (
 )
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
+from holdfast.model.measured import PaceRecord
 from holdfast.model.records import (
     CheckpointsRecord,
     DrainRecord,
@@ -59,6 +61,8 @@ def events_of(keys: Keys, key: str, value: bytes | None) -> Iterator[Event]:
             yield ContactLost(decode(SuspectRecord, value))
         case "progress" if value is not None:
             yield ProgressMade(decode(ProgressRecord, value))
+        case "paces" if value is not None:
+            yield PaceTold(decode(PaceRecord, value))
         case "uploads" if value is not None:
             yield UploadReported(decode(UploadRecord, value))
         case "checkpoints":

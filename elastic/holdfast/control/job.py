@@ -41,6 +41,7 @@ class Job:
     away_s: float = 3600.0  # for so long a restore waits for it
     has_snapshots: bool = False  # agents hold copies in RAM
     is_canonical: bool = True
+    pace_settle_s: float = 1.0  # what slots tell of their pace within so long is weighed together
 
     @property
     def layer_count(self) -> int:

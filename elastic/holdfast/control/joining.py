@@ -11,6 +11,7 @@ from holdfast.control.job import Job
 from holdfast.control.standing import Standings
 from holdfast.control.view import View
 from holdfast.model.ids import NodeId
+from holdfast.model.records import WorkerRef
 
 # Joins that keep coming make the wait for more of them longer, at most so many times.
 _SETTLE_MAX, _WAIT_MAX = 5, 20
@@ -22,6 +23,12 @@ def newcomers(job: Job, view: View) -> frozenset[NodeId]:
     if job.nodes_max is not None and plan is not None and len(plan.nodes) >= job.nodes_max:
         return frozenset()
     return frozenset(ref.slot.node for ref in view.strangers)
+
+
+def names(view: View, chosen: Collection[WorkerRef], without: Collection[NodeId] = ()) -> str:
+    """Of the chosen slots that are no members yet, but for those of some nodes."""
+    new = (ref for ref in chosen if ref.worker not in view.roster.members and ref.slot.node not in without)
+    return ", ".join(str(ref.slot) for ref in new)
 
 
 def due_s(job: Job, view: View) -> float:

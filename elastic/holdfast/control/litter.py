@@ -2,7 +2,7 @@
 
 from holdfast.model.keys import Keys
 
-_KINDS = ("acks", "start", "suspects")
+_KINDS = ("acks", "paces", "start", "suspects")
 # The last generation's are kept: who looks late still finds how it went.
 _KEPT = 2
 # Of one transaction; etcd refuses more than 128 operations.

@@ -15,6 +15,7 @@ from holdfast.control.member_commands import (
     PutAck,
     PutFailure,
     PutNode,
+    PutPace,
     PutProgress,
     PutSuspect,
     SpawnWorker,
@@ -23,7 +24,7 @@ from holdfast.control.member_commands import (
     TendTiers,
 )
 from holdfast.control.outlook import Outlook
-from holdfast.control.slot_worker import SlotWorker, WorkerState
+from holdfast.control.slot_worker import SlotWorker, WorkerState, pace_of
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
@@ -32,6 +33,7 @@ from holdfast.model.messages import (
     Failed,
     Finished,
     FromWorker,
+    Paced,
     Parked,
     Ready,
     Running,
@@ -278,6 +280,9 @@ class Member:
                 self.step = max(self.step, message.commit.step)
                 if message.rank == 0:
                     yield PutProgress(ProgressRecord(generation=message.generation, commits=(message.commit,)))
+            case Paced():
+                worker.pace = message
+                yield PutPace(pace_of(self.identity.node, message.generation, self.workers))
             case SnapshotBegun() | Snapshotted():
                 yield TakeSnapshot(index, message)
             case Broken():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from holdfast.model.ids import NodeId
+from holdfast.model.measured import PaceRecord
 from holdfast.model.messages import SnapshotBegun, Snapshotted, ToWorker
 from holdfast.model.records import (
     FailureRecord,
@@ -54,6 +55,11 @@ class PutSuspect:
 @dataclass(frozen=True, slots=True)
 class PutProgress:
     record: ProgressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutPace:
+    record: PaceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ MemberCommand = (
     | PutAck
     | PutSuspect
     | PutProgress
+    | PutPace
     | PutFailure
     | PutUpload
     | TendTiers

@@ -1,8 +1,12 @@
 """What a node's session knows of the worker in one slot."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.measured import PaceRecord, SlotPace
+from holdfast.model.messages import Paced
 from holdfast.model.records import SlotInventory, SlotStart, WorkerRef
 
 
@@ -24,3 +28,18 @@ class SlotWorker:
     inventory: tuple[int, SlotInventory] | None = None  # by generation
     running: tuple[int, SlotStart] | None = None
     finished: int = 0
+    pace: Paced | None = None
+
+
+def pace_of(node: NodeId, generation: int, workers: Mapping[int, SlotWorker]) -> PaceRecord:
+    """What its workers have told of their steps in that generation."""
+    told = {index: worker.pace for index, worker in sorted(workers.items()) if worker.pace is not None}
+    return PaceRecord(
+        generation=generation,
+        node=node,
+        slots=tuple(
+            SlotPace(slot=SlotId(node, index), layer_s=pace.layer_s)
+            for index, pace in told.items()
+            if pace.generation == generation
+        ),
+    )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from holdfast.model.ids import NodeId, WorkerId
+from holdfast.model.measured import PaceRecord
 from holdfast.model.records import (
     CheckpointsRecord,
     DrainRecord,
@@ -39,6 +40,11 @@ class AckReceived:
 @dataclass(frozen=True, slots=True)
 class ProgressMade:
     record: ProgressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PaceTold:
+    record: PaceRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,7 @@ Event = (
     | DrainChanged
     | AckReceived
     | ProgressMade
+    | PaceTold
     | ContactLost
     | ProbeAnswered
     | NodeRefused

@@ -34,6 +34,9 @@ class Keys:
     def suspect(self, generation: int, node: NodeId) -> str:
         return f"{self.prefix}suspects/{generation}/{node}"
 
+    def pace(self, generation: int, node: NodeId) -> str:
+        return f"{self.prefix}paces/{generation}/{node}"
+
     def reach(self, node: NodeId) -> str:
         return f"{self.prefix}reach/{node}"
 

@@ -1,6 +1,7 @@
 """What running steps told of a job, and what was carried from one generation to the next."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from holdfast.model.ids import NodeId, SlotId
 
@@ -11,6 +12,25 @@ class Measured:
 
     layer_s: tuple[float, ...] = ()  # by layer, a microbatch forward and back at speed 1; none until all were seen
     speeds: tuple[tuple[SlotId, float], ...] = ()  # of slots that are not of speed 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Struck:
+    """How often the job lost nodes (`planner.hazard`): moments in so many seconds, priors included, and of late;
+    `lead`: how much better what is of late foretold them; `lost` nodes in `moments`."""
+
+    events: float
+    seconds: float
+    recent_events: float
+    recent_s: float
+    lead: float
+    lost: float
+    moments: float
+
+    def __post_init__(self) -> None:
+        positive = (self.events, self.seconds, self.recent_events, self.recent_s, self.lost, self.moments)
+        if not (all(isfinite(value) and value > 0 for value in positive) and isfinite(self.lead)):
+            raise ValueError(f"struck: {positive} should be finite and above 0, and lead, {self.lead}, finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,5 +47,4 @@ class PaceRecord:
 
     generation: int
     node: NodeId
-    incarnation: str
     slots: tuple[SlotPace, ...]

@@ -97,6 +97,14 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paced:
+    """Worker to agent: what a microbatch takes of late in each of its layers, forward and backward."""
+
+    generation: int
+    layer_s: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotBegun:
     """Worker to agent: it overwrites its snapshots of every version but `kept`."""
 
@@ -164,4 +172,4 @@ class WorkerOrder:
 
 
 ToWorker = Stop | Start | Exit | Restored | Copied | Spoilt | Uploaded
-FromWorker = Ready | Parked | Running | Committed | SnapshotBegun | Snapshotted | Broken | Failed | Finished
+FromWorker = Ready | Parked | Running | Committed | Paced | SnapshotBegun | Snapshotted | Broken | Failed | Finished

@@ -8,7 +8,7 @@ from enum import StrEnum
 from math import isfinite
 
 from holdfast.model.ids import NodeId, SlotId, WorkerId
-from holdfast.model.measured import Measured
+from holdfast.model.measured import Measured, Struck
 from holdfast.model.plan import Plan
 
 
@@ -31,6 +31,7 @@ class Cause(StrEnum):
     RESUME = "resume"
     STOP = "stop"
     STALLED = "stalled"
+    BALANCE = "balance"
 
 
 class Action(StrEnum):
@@ -43,10 +44,8 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Version:
-    """State after `step` committed steps, the last of them committed in `generation`.
-
-    Two copies with the same version have the same bits under either reduction.
-    """
+    """State after `step` committed steps, the last of them committed in `generation`. Two copies with the same version
+    have the same bits under either reduction."""
 
     step: int
     generation: int
@@ -169,6 +168,7 @@ class GenerationRecord:
     unreachable: tuple[NodeId, ...] = ()  # live nodes left out because members cannot reach them
     unheard: tuple[NodeId, ...] = ()  # given up without a word: what they hold may come back with them
     measured: Measured = field(default_factory=Measured)  # as it was known when the generation began
+    struck: Struck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

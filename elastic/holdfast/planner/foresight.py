@@ -13,7 +13,7 @@ from holdfast.planner.profile import Profile
 from holdfast.planner.request import Request
 from holdfast.planner.search import Decision, plan
 from holdfast.planner.timeline import StepEstimate, estimate
-from holdfast.planner.transition import transfers
+from holdfast.planner.transition import Holdings, transfers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +95,31 @@ def _loss(job: Job, profile: Profile, before: Plan, node: NodeId) -> Loss:
         decision = plan(replace(request_of(rest, profile), held=held))
     except NoPlanError as error:
         return replace(loss, reason=str(error))
-    size = tuple(layer.state_bytes for layer in profile.layers)
-    moves, missing = transfers(decision.plan, held, held, size)
-    sent = [(move.source, move.target, size[move.layer]) for move in moves]
+    moves = moves_to(decision.plan, profile, held)
     return replace(
         loss,
         decision=decision,
         step=_step(job, profile, decision.plan),
-        moved_bytes=sum(count for _, _, count in sent) + sum(size[layer] for _, layer in missing),
-        move_s=move_seconds(profile, sent, [(slot, size[layer]) for slot, layer in missing]),
+        moved_bytes=sum(size for _, _, size in moves.sent) + sum(size for _, size in moves.fetched),
+        move_s=move_seconds(profile, moves.sent, moves.fetched),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """What slots of a plan lack: `sent` by live slots (source, target, bytes), `fetched` elsewhere (target, bytes)."""
+
+    sent: tuple[tuple[SlotId, SlotId, int], ...]
+    fetched: tuple[tuple[SlotId, int], ...]
+
+
+def moves_to(chosen: Plan, profile: Profile, held: Holdings) -> Moves:
+    """From where slots hold these layers."""
+    size = tuple(layer.state_bytes for layer in profile.layers)
+    moves, missing = transfers(chosen, held, held, size)
+    return Moves(
+        sent=tuple((move.source, move.target, size[move.layer]) for move in moves),
+        fetched=tuple((slot, size[layer]) for slot, layer in missing),
     )
 
 

@@ -1,4 +1,4 @@
-"""How likely nodes are to leave, from their kind and what has happened so far.
+"""How likely nodes are to leave, from what has happened so far.
 
 Losses come in moments: a cloud that takes nodes back takes several at once. So moments are counted
 apart from the nodes that go in them. Each is estimated with a Gamma prior for a Poisson count (Gelman et al.,
@@ -6,10 +6,10 @@ Bayesian Data Analysis), which a few hours outweigh. The forecast that losses no
 frequent than ever forgets old ones; it is used only while it foretold the recent past better than none.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import exp, inf, log
-from types import MappingProxyType
+from math import inf, log
+
+from holdfast.model.measured import Struck
 
 # The forecast forgets half of what it saw in this time, and is judged by what it foretold in twice that.
 _FORGET_S = 1800.0
@@ -18,7 +18,7 @@ _JUDGE_S = 2 * _FORGET_S
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is known beforehand: so many events in so many seconds (of the job, or of all nodes together)."""
+    """What is known beforehand: so many events in so many seconds."""
 
     events: float
     seconds: float
@@ -87,9 +87,6 @@ def _log_likelihood(per_s: float, seconds: float, events: int) -> float:
     return (events * log(per_s) if events else 0.0) - per_s * seconds
 
 
-# Of all nodes of a kind together: a spot node is taken about every ten hours, one's own fails twice a year. Either
-# weighs as much as that one event. What a kind is not listed for counts as spot.
-NODE_PRIORS: Mapping[str, Prior] = MappingProxyType({"spot": Prior(1.0, 36_000.0), "on-demand": Prior(1.0, 1.5e7)})
 # Some node of the job is lost about every half hour.
 MOMENT_PRIOR = Prior(1.0, 1_800.0)
 
@@ -99,18 +96,34 @@ class Outlook:
     """All that is believed of a job's nodes. Immutable; `after` makes the next."""
 
     moments: Moments = field(default_factory=lambda: Moments.of(MOMENT_PRIOR))
-    kinds: Mapping[str, Rate] = field(default_factory=dict)
     lost: float = 1.0  # nodes lost in all moments, and one in the prior's
     struck: float = 1.0
+
+    @staticmethod
+    def of(struck: Struck) -> "Outlook":
+        """As it was written down."""
+        plain = Rate(struck.events, struck.seconds, MOMENT_PRIOR)
+        recent = Rate(struck.recent_events, struck.recent_s, MOMENT_PRIOR)
+        return Outlook(Moments(plain, recent, struck.lead), struck.lost, struck.moments)
+
+    @property
+    def written(self) -> Struck:
+        """To go on from."""
+        plain, recent = self.moments.plain, self.moments.recent
+        return Struck(
+            events=plain.events,
+            seconds=plain.seconds,
+            recent_events=recent.events,
+            recent_s=recent.seconds,
+            lead=self.moments.lead,
+            lost=self.lost,
+            moments=self.struck,
+        )
 
     @property
     def nodes_per_moment(self) -> float:
         """That go together."""
         return self.lost / self.struck
-
-    def node_per_s(self, kind: str) -> float:
-        """The hazard of one node of that kind."""
-        return self._rate(kind).per_s
 
     def loss_per_s(self, used: int, present: int) -> float:
         """How often a moment takes one of `used` nodes of `present`, if it takes any alike."""
@@ -119,22 +132,10 @@ class Outlook:
         spared = (1 - min(used, present) / present) ** self.nodes_per_moment
         return float(self.moments.per_s * (1 - spared))
 
-    def survival(self, kind: str, seconds: float) -> float:
-        """The probability that a node of that kind is still there then."""
-        return exp(-self.node_per_s(kind) * seconds)
-
-    def after(self, seconds: float, present: Mapping[str, int], lost: Mapping[str, int]) -> "Outlook":
-        """With what was seen: for `seconds` so many nodes of each kind were there, then so many were lost at once."""
-        total = sum(lost.values())
-        kinds = dict(self.kinds)
-        for kind in sorted({*present, *lost}):
-            kinds[kind] = self._rate(kind).after(seconds * present.get(kind, 0), lost.get(kind, 0))
+    def after(self, seconds: float, lost: int) -> "Outlook":
+        """With what was seen: nothing for `seconds`, then so many nodes were lost at once."""
         return Outlook(
-            moments=self.moments.after(seconds, 1 if total else 0),
-            kinds=kinds,
-            lost=self.lost + total,
-            struck=self.struck + (1 if total else 0),
+            moments=self.moments.after(seconds, 1 if lost else 0),
+            lost=self.lost + lost,
+            struck=self.struck + (1 if lost else 0),
         )
-
-    def _rate(self, kind: str) -> Rate:
-        return self.kinds.get(kind) or Rate.of(NODE_PRIORS.get(kind, NODE_PRIORS["spot"]))

@@ -10,6 +10,7 @@ from holdfast.control.member_commands import (
     PutAck,
     PutFailure,
     PutNode,
+    PutPace,
     PutProgress,
     PutReach,
     PutSuspect,
@@ -23,7 +24,7 @@ from holdfast.ports.store import Delete, Operation, Put
 from holdfast.simulator.network import Channel
 from holdfast.simulator.storeside import StoreSide
 
-Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutFailure
+Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutPace | PutFailure
 
 
 class Reporter:
@@ -84,5 +85,7 @@ class Reporter:
                 return Delete(key=keys.reach(node))
             case PutProgress(progress):
                 return Put(key=keys.one("progress"), value=encode(progress))
+            case PutPace(pace):
+                return Put(key=keys.pace(pace.generation, pace.node), value=encode(pace))
             case PutFailure(failure):
                 return Put(key=keys.one("failure"), value=encode(failure))

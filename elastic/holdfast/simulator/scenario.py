@@ -66,6 +66,7 @@ class Scenario:
             profile=uniform_profile(names, (100,) * self.layers),
             start_s=60.0,
             join_settle_s=0.2,
+            pace_settle_s=0.005,
             start_settle_s=5.0,
             abort_s=5.0,
             probe_s=0.5,

@@ -15,6 +15,7 @@ from holdfast.model.messages import (
     Failed,
     Finished,
     FromWorker,
+    Paced,
     Parked,
     Ready,
     Running,
@@ -25,6 +26,7 @@ from holdfast.model.messages import (
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
 from holdfast.simulator.held import Held, show
+from holdfast.simulator.paces import layer_s
 from holdfast.simulator.surroundings import Phase, Surroundings
 from holdfast.simulator.telling import describe
 from holdfast.simulator.weights import initial, loss_of
@@ -340,6 +342,8 @@ class Worker:
         rank = self._plan.rank_of(self.slot)
         self.to_agent.append(Committed(generation=self.generation, rank=rank, commit=commit))
         self._step = version.step
+        pace = layer_s(self.worker, self._step, self.held.layers)
+        self.to_agent.append(Paced(generation=self.generation, layer_s=pace))
         self._go_on(stop)
 
     def _go_on(self, stop: bool) -> None:
@@ -388,4 +392,5 @@ class Worker:
             pending=held.pending,
             in_flight=held.in_flight,
             commits=tuple(held.commits),
+            layer_cost_s=layer_s(self.worker, self._step, held.layers) if held.commits else (),
         )

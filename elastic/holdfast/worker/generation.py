@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from holdfast.errors import CommunicationError, JobFailedError, UserCodeError
 from holdfast.model.heartbeat import Phase
-from holdfast.model.messages import Committed, Finished, FromWorker, Running, Start
+from holdfast.model.messages import Committed, Finished, FromWorker, Paced, Running, Start
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, SlotStart, Version
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.commit import make_commit
 from holdfast.worker.layers import blank_layer, initial_layer
+from holdfast.worker.pace import Pace
 from holdfast.worker.reduce import segment_group
 from holdfast.worker.restoring import Restores, load_restored
 from holdfast.worker.snapshots import Snapshots
@@ -99,6 +100,7 @@ class GenerationRun:
         """Steps until the end or a stop; True for a stop, on all ranks alike."""
         holdings, program = self._holdings, self._setting.program
         version = self._start.version
+        holdings.pace = Pace()
         while version.step < self._setting.spec.steps:
             holdings.in_flight = True
             runner.compute(version.step)
@@ -115,13 +117,19 @@ class GenerationRun:
             except Exception as error:  # the user's optimizer or schedule
                 raise UserCodeError(f"the optimizer step failed: {error!r}") from error
             self._send(Committed(generation=self._number, rank=self._rank, commit=commit))
-            holdings.cost_s = dict(runner.layer_cost_s)
+            self._tell_pace(runner.layer_s())
             if voted.stop:
                 return True
             is_last = version.step == self._setting.spec.steps  # nobody will go on from there
             if not is_last and self._snapshots.is_due(version.step, voted.tally):
                 self._snapshots.begin(version, runner.held, commit, voted.tally)
         return False
+
+    def _tell_pace(self, layer_s: dict[int, float]) -> None:
+        pace, now_s = self._holdings.pace, time.monotonic()
+        pace.add(layer_s, now_s)
+        if news := pace.news(now_s):
+            self._send(Paced(generation=self._number, layer_s=tuple(news.items())))
 
     def _require_permit(self) -> None:
         """Who stood still or was cut off for so long that it may have been given up does not vote, and applies no

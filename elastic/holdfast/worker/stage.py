@@ -3,7 +3,6 @@
 Everything random in a layer's forward derives from (seed, step, microbatch, layer), never from rank or layout.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,30 +18,8 @@ from holdfast.program import Program
 from holdfast.worker.data import Activation, apply_layer
 from holdfast.worker.device import Randomness
 from holdfast.worker.layers import HeldLayer
+from holdfast.worker.pace import LayerClock
 from holdfast.worker.sampling import derive_seed
-
-
-class LayerClock:
-    """Seconds of forward and backward a microbatch of each layer, as an exponential mean of what was seen."""
-
-    def __init__(self) -> None:
-        self.mean_s: dict[int, float] = {}
-        self._forward_s: dict[int, float] = {}
-        self._mark = 0.0
-
-    def forward(self, layer: int, seconds: float) -> None:
-        self._forward_s[layer] = seconds
-
-    def start_backward(self) -> None:
-        self._mark = time.perf_counter()
-
-    def backward(self, layer: int) -> None:
-        """The backward of `layer` just ended; the layers after it have marked theirs already."""
-        now = time.perf_counter()
-        seconds = now - self._mark + self._forward_s.get(layer, 0.0)
-        self._mark = now
-        known = self.mean_s.get(layer)
-        self.mean_s[layer] = seconds if known is None else 0.8 * known + 0.2 * seconds
 
 
 class StageModule(nn.Module):
@@ -67,7 +44,7 @@ class StageModule(nn.Module):
         self._takes_tuple = first_input.is_tuple
         self.enter = enter
         self.inner = nn.ModuleList(layer.module for layer in layers)
-        self.clock = LayerClock()
+        self.clock = LayerClock(device)
         self.step = 0
         self.microbatch = 0
         self.current = layers[0].name
@@ -79,13 +56,13 @@ class StageModule(nn.Module):
         for layer in self._layers:
             self._enter(layer)
             self._randomness.seed(derive_seed(*self._seed_prefix, self.step, self.microbatch, layer.name))
-            begun = time.perf_counter()
+            begun = self.clock.mark()
             try:
                 activation = apply_layer(layer.module, activation)
             except Exception as error:  # the user's module: whatever it raises ends the job with its traceback
                 raise UserCodeError(f"forward of layer {layer.name!r} failed: {error!r}") from error
             activation = _own_nodes(activation)
-            self.clock.forward(layer.index, time.perf_counter() - begun)
+            self.clock.forward(layer.index, begun)
             self._watch_backward(layer, activation)
         return activation
 

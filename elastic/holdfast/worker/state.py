@@ -1,5 +1,6 @@
 """What a worker holds between generations: layers, their version, and a vote whose result it missed."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from holdfast.spec import JobSpec
 from holdfast.worker.commit import apply_step
 from holdfast.worker.final import FinalWriter
 from holdfast.worker.layers import HeldLayer
+from holdfast.worker.pace import Pace
 from holdfast.worker.pulse import Pulse
 
 _COMMITS_KEPT = 16
@@ -44,7 +46,7 @@ class Holdings:
     pending: Version | None = None
     in_flight: bool = False
     commits: deque[Commit] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
-    cost_s: dict[int, float] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)  # of the last generation that this slot had a part in
 
     def inventory(self, slot: SlotId, worker: WorkerId) -> SlotInventory:
         return SlotInventory(
@@ -55,7 +57,7 @@ class Holdings:
             pending=self.pending,
             in_flight=self.in_flight,
             commits=tuple(self.commits),
-            layer_cost_s=tuple(sorted(self.cost_s.items())),
+            layer_cost_s=tuple(self.pace.known(time.monotonic()).items()),
         )
 
     def settle(self, program: Program, version: Version, roll_forward: Commit | None) -> None:

@@ -63,9 +63,9 @@ class StepRunner:
         self._targets: list[Activation] = []
         self._computed = 0  # steps of this generation
 
-    @property
-    def layer_cost_s(self) -> dict[int, float]:
-        return self._module.clock.mean_s
+    def layer_s(self) -> dict[int, float]:
+        """What a microbatch of the last step took on this slot, by layer. After the vote, when all of it is done."""
+        return {n: seconds / len(self._microbatches) for n, seconds in self._module.clock.seconds().items()}
 
     def agree(self, stop: bool, standing: Standing) -> Result:
         """The first vote of a generation: everyone is ready. Of no step: the norm and the loss say nothing."""
@@ -79,6 +79,7 @@ class StepRunner:
         self._setting.pulse.step = step
         self._module.step = step
         self._losses.clear()
+        self._module.clock.begin_step()
         inputs = self._load(step)
         self._reducer.begin()
         self._comm.enter(Phase.COMMUNICATE)

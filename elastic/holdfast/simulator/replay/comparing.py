@@ -70,14 +70,13 @@ def bound(case: Case) -> float | None:
 def _policy(case: Case, name: str) -> Policy:
     if name not in policies(case):
         raise UserError(f"--policy {name!r}: should be one of {', '.join(policies(case))}")
-    kinds = case.trace.kinds
     match name:
         case "ideal":
             return Ideal(case.even)
         case "on-demand":
             return OnDemand(case.even, round(case.trace.mean_nodes))
         case "holdfast":
-            return Holdfast(case.uneven, case.model, case.own, kinds=kinds)
+            return Holdfast(case.uneven, case.model, case.own)
     assert case.migration is not None
     costs = ParcaeCosts(case.migration, case.model)
     setting = Setting(case.even, case.model, costs)
@@ -95,12 +94,12 @@ def _policy(case: Case, name: str) -> Policy:
         case "parcae-future":
             return ParcaeFuture(case.even, ParcaeMoves(case.model, costs), case.trace)
         case "holdfast-same":
-            return Holdfast(case.uneven, case.model, costs, kinds=kinds, name=name)
+            return Holdfast(case.uneven, case.model, costs, name=name)
         case "holdfast-even":
-            return Holdfast(case.even, case.model, costs, kinds=kinds, name=name)
+            return Holdfast(case.even, case.model, costs, name=name)
         case _:
             warm = ParcaeCosts(case.migration, case.model, are_warm=True)
-            return Holdfast(case.uneven, case.model, warm, kinds=kinds, name=name)
+            return Holdfast(case.uneven, case.model, warm, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Holdfast's own policy: pipelines of different depth, reshaped in place when that is worth what it takes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.model.ids import NodeId
@@ -12,7 +12,6 @@ from holdfast.simulator.replay.costs import Costs
 from holdfast.simulator.replay.floor import Floor, Move, rebuild
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.replaying import Scene, Turn
-from holdfast.simulator.replay.trace import SPOT
 from holdfast.simulator.replay.yields import NOTHING, Depths, Layout, Layouts
 
 # So many of the fastest layouts are weighed, for all nodes and for those left of the last layout; fewer if many.
@@ -42,16 +41,13 @@ class Holdfast:
         model: Model,
         costs: Costs,
         *,
-        kinds: Mapping[NodeId, str] | None = None,
         name: str = "holdfast",
     ) -> None:
         self.name = name
         self._layouts, self._model, self._costs = layouts, model, costs
-        self._kinds = kinds or {}
         self._outlook = Outlook()
         self._layout, self._floor = NOTHING, Floor()
         self._known_s = 0.0
-        self._present: Counter[str] = Counter()
 
     def decide(self, scene: Scene) -> Turn:
         self._learn(scene)
@@ -139,15 +135,10 @@ class Holdfast:
         return ready, since_s + warm_up_s
 
     def _learn(self, scene: Scene) -> None:
-        change = scene.change
-        left = Counter(self._kind(node) for node in change.left) if change is not None else Counter[str]()
         if scene.now_s > 0:
-            self._outlook = self._outlook.after(scene.now_s - self._known_s, self._present, left)
+            left = len(scene.change.left) if scene.change is not None else 0
+            self._outlook = self._outlook.after(scene.now_s - self._known_s, left)
         self._known_s = scene.now_s
-        self._present = Counter(map(self._kind, scene.present)) if self._kinds else Counter({SPOT: len(scene.present)})
-
-    def _kind(self, node: NodeId) -> str:
-        return self._kinds.get(node, SPOT)
 
     def _take(self, plan: _Plan, warm_s: float | None) -> Turn:
         cause = START if self._layout is NOTHING else JOIN if plan.move.newcomers else LOSS
