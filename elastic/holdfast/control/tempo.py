@@ -33,6 +33,22 @@ _GAIN = 0.1
 _FORMING_S = 2.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """Another layout, and what it takes to have it."""
+
+    before_s: float  # a step of the present one
+    after_s: float
+    transition_s: float
+    at_s: float  # when the present one will have lost as much
+    reason: str
+
+    def is_worth(self, steps: int, loss_per_s: float) -> bool:
+        """More than to go on as it is, for so many more steps."""
+        options = [Option(1 / self.before_s, 0.0), Option(1 / self.after_s, self.transition_s)]
+        return best(options, loss_per_s, min(HORIZON_S, steps * self.before_s)) == 1
+
+
 @dataclass(slots=True)
 class Tempo:
     """Of one generation."""
@@ -41,11 +57,11 @@ class Tempo:
     _paces: dict[NodeId, PaceRecord] = field(default_factory=dict)
     _told_s: float | None = None  # since when something was told that was not weighed yet
     _odd_s: float | None = None  # since when speeds are others than the layout was planned for
-    _due: Due | None = None
+    _wish: _Wish | None = None
 
     def entered(self) -> None:
         """A new generation: nothing was told in it."""
-        self._paces, self._told_s, self._odd_s, self._due = {}, None, None, None
+        self._paces, self._told_s, self._odd_s, self._wish = {}, None, None, None
 
     def told(self, record: PaceRecord, view: View, now_s: float) -> None:
         if view.generation is not None and record.generation == view.generation.number:
@@ -67,15 +83,21 @@ class Tempo:
         start = view.start
         if start is None or start.plan is None or start.action is not Action.TRAIN:
             return None
-        if self._told_s is None:
-            return self._due
-        settled_s = self._told_s + max(self.job.pace_settle_s, _SETTLE_A_SLOT_S * (len(start.plan.slots) - _SLOTS_FEW))
-        if now_s < settled_s:
-            return Due(settled_s, "")
-        self._due, self._told_s = self._weighed(view, start.plan, outlook, now_s), None
-        return self._due
+        if self._told_s is not None:
+            more_s = _SETTLE_A_SLOT_S * (len(start.plan.slots) - _SLOTS_FEW)
+            settled_s = self._told_s + max(self.job.pace_settle_s, more_s)
+            if now_s < settled_s:
+                return Due(settled_s, "")
+            self._wish, self._told_s = self._wished(view, start.plan, now_s), None
+        wish = self._wish
+        if wish is None:
+            return None
+        loss_per_s = outlook.loss_per_s(len(start.plan.nodes), len(view.nodes))
+        is_worth = wish.is_worth(self.job.steps - view.committed_step, loss_per_s)
+        return Due(wish.at_s, wish.reason) if is_worth else None
 
-    def _weighed(self, view: View, running: Plan, outlook: Outlook, now_s: float) -> Due | None:
+    def _wished(self, view: View, running: Plan, now_s: float) -> _Wish | None:
+        """The best layout for what is known by now, where it gains enough."""
         planned, now = measured_when_stopped(self.job, view), self.measured(view)
         if not now.layer_s or (planned.layer_s and planned.speeds == now.speeds):
             self._odd_s = None
@@ -91,14 +113,12 @@ class Tempo:
         gain = 1 - after_s / before_s
         moves = moves_to(other, profile, held)
         transition_s = self._forming_s(view) + move_seconds(profile, moves.sent, moves.fetched)
-        options = [Option(1 / before_s, 0.0), Option(1 / after_s, transition_s)]
-        left_s = min(HORIZON_S, (self.job.steps - view.committed_step) * before_s)
-        loss_per_s = outlook.loss_per_s(len(running.nodes), len(view.nodes))
-        if gain < _GAIN or best(options, loss_per_s, left_s) == 0:
+        if gain < _GAIN:
             return None
         why = "; ".join(slow_slots(profile, slots)) or "layers and slots were measured"
         reason = f"{why}: a step of about {after_s:.3g} s instead of {before_s:.3g} s"
-        return Due(self._odd_s + transition_s / gain, reason)
+        at_s = self._odd_s + transition_s / gain
+        return _Wish(before_s=before_s, after_s=after_s, transition_s=transition_s, at_s=at_s, reason=reason)
 
     def _step_s(self, layout: Plan, profile: Profile) -> float:
         return estimate(layout, profile, self.job.block_size, canonical=self.job.is_canonical).seconds

@@ -1,0 +1,187 @@
+"""A slot that turns out slow is noticed while steps run, and gets less once that is worth it."""
+
+from dataclasses import replace
+
+from harness.coordination import ALL, JOB, Talk, kinds
+from holdfast.control.coordinator import Coordinator
+from holdfast.control.job import Job
+from holdfast.model.commands import WriteGeneration, WriteStart
+from holdfast.model.events import PaceTold
+from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.measured import PaceRecord, SlotPace
+from holdfast.model.records import AckPhase, Cause, StopMode
+
+LONG = replace(JOB, steps=1_000_000, blocks=8)
+NODES = ("a", "b", "c", "d")
+
+
+def pace(talk: Talk, node: str, layer_s: float, layers: tuple[int, ...] = ALL) -> PaceTold:
+    told = SlotPace(slot=SlotId(NodeId(node), 0), layer_s=tuple((layer, layer_s) for layer in layers))
+    return PaceTold(PaceRecord(generation=talk.generation.number, node=NodeId(node), slots=(told,)))
+
+
+def tell(talk: Talk, **layer_s: float) -> None:
+    """What each node takes for each of the layers it holds."""
+    plan = talk.start.plan
+    assert plan is not None
+    for node, seconds in layer_s.items():
+        assert not talk.say(pace(talk, node, seconds, tuple(plan.layers_of(SlotId(NodeId(node), 0)))))
+
+
+def training(job: Job = LONG, forming_s: float = 1.0) -> Talk:
+    """Four nodes have committed a step, in a generation that took so long to form."""
+    talk = Talk(replace(job, nodes_desired=4))
+    talk.come(*NODES)
+    talk.stopped(*NODES)
+    talk.wait(forming_s)
+    talk.running(*NODES)
+    talk.progress(1)
+    return talk
+
+
+def begun(talk: Talk, seconds: float) -> WriteGeneration | None:
+    """The generation that begins within so long, if one does."""
+    until_s = talk.now_s + seconds
+    while talk.now_s < until_s:
+        wake_at_s = talk.coordinator.wake_at_s
+        said = talk.wait(min(until_s, max(wake_at_s or until_s, talk.now_s + 1e-6)) - talk.now_s)
+        if said:
+            assert kinds(said) == [WriteGeneration]
+            return said[0]  # type: ignore[return-value]
+    return None
+
+
+def microbatches(talk: Talk, node: str) -> int:
+    """Of a step: what this node's pipeline computes."""
+    plan = talk.start.plan
+    assert plan is not None
+    return sum(len(p.blocks) for p in plan.pipelines if any(stage.slot.node == node for stage in p.stages))
+
+
+def test_a_slow_node_is_noticed_and_gets_less() -> None:
+    talk = training()
+    before = microbatches(talk, "b")
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    written = begun(talk, 30)
+
+    assert written is not None
+    assert (written.record.cause, written.record.stop) == (Cause.BALANCE, StopMode.BOUNDARY)
+    assert "b/0 computes at 0.33 of the usual speed" in written.record.reason
+    assert dict(written.record.measured.speeds) == {SlotId(NodeId("b"), 0): 0.33}
+    talk.stopped(*NODES, step=2)
+    assert microbatches(talk, "b") < before
+    assert any("b/0 computes at 0.33" in reason for reason in talk.start.reasons)
+
+
+def test_it_stays_so_while_nothing_changes_and_is_taken_back_when_the_node_recovers() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    assert begun(talk, 30) is not None
+    talk.stopped(*NODES, step=2)
+    talk.running(*NODES)
+    talk.progress(3)
+
+    tell(talk, **{str(node): 0.3 if node == "b" else 0.1 for node in talk.start.plan.nodes})  # type: ignore[union-attr]
+    assert begun(talk, 600) is None
+
+    assert microbatches(talk, "b"), "else nobody sees it recover"
+    tell(talk, **{str(node): 0.1 for node in talk.start.plan.nodes})  # type: ignore[union-attr]
+    written = begun(talk, 30)
+    assert written is not None
+    assert written.record.measured.speeds == ()
+
+
+def test_noise_and_what_is_slow_for_all_change_nothing() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.108, c=0.1, d=0.095)
+    assert begun(talk, 600) is None
+    tell(talk, a=0.4, b=0.4, c=0.41, d=0.38)
+    assert begun(talk, 600) is None
+
+
+def test_nobody_reshapes_shortly_before_the_end() -> None:
+    few, many = (training(replace(LONG, steps=steps), forming_s=5.0) for steps in (12, 100))
+    for talk in (few, many):
+        tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+        talk.wait(LONG.pace_settle_s)
+        talk.progress(10)
+
+    assert begun(few, 600) is None
+    assert begun(many, 600) is not None
+
+
+def test_a_layout_goes_on_until_it_lost_as_much_time_as_a_transition_takes() -> None:
+    talk = training()
+    told_s = talk.now_s
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    assert begun(talk, 30) is not None
+
+    # A second to form, and at most all of a step to gain: never sooner than the transition takes.
+    assert talk.now_s > told_s + LONG.pace_settle_s + 1.0
+
+
+def test_a_slowness_that_is_over_by_then_costs_nothing() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    assert begun(talk, LONG.pace_settle_s + 0.5) is None
+    tell(talk, b=0.1)
+
+    assert begun(talk, 600) is None
+
+
+def test_the_next_leader_finds_it_in_the_store() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    talk.coordinator = Coordinator(LONG, now_s=talk.now_s, generation=talk.generation, start=talk.start)
+    for node in NODES:
+        talk.come(node)
+        talk.ack(node, AckPhase.RUNNING)
+    talk.progress(2)
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+
+    written = begun(talk, 30)
+    assert written is not None
+    assert written.record.cause is Cause.BALANCE
+
+
+def test_what_was_learned_outlives_a_loss_and_its_leader() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    talk.go("d")
+    assert dict(talk.generation.measured.speeds) == {SlotId(NodeId("b"), 0): 0.33}
+    assert talk.generation.measured.layer_s == (0.1,) * 3
+
+    talk.coordinator = Coordinator(LONG, now_s=5.0, generation=talk.generation)
+    for node in ("a", "b", "c"):
+        talk.come(node)
+    said = talk.stopped("a", "b", "c", step=1)
+    assert kinds(said) == [WriteStart]
+    assert any("b/0 computes at 0.33" in reason for reason in talk.start.reasons)
+
+
+def test_a_node_that_is_gone_is_forgotten() -> None:
+    talk = training()
+    tell(talk, a=0.1, b=0.3, c=0.1, d=0.1)
+    talk.go("b")
+
+    assert talk.generation.measured.speeds == ()
+
+
+def test_losses_are_counted_from_one_leader_to_the_next() -> None:
+    talk = training()
+    talk.go("d")
+    one = talk.generation.struck
+    assert one is not None
+    talk.coordinator = Coordinator(LONG, now_s=0.0, generation=talk.generation)
+    for node in ("a", "b", "c"):
+        talk.come(node)
+    talk.stopped("a", "b", "c", step=1)
+    talk.running("a", "b", "c")
+    talk.progress(2)
+    talk.now_s = 50.0
+    talk.go("c")
+    two = talk.generation.struck
+    assert two is not None
+
+    assert (two.events - one.events, two.lost - one.lost) == (1, 1)
+    assert two.seconds - one.seconds == 50.0
