@@ -325,12 +325,14 @@ class Coordinator:
         return self._take_in(Cause.JOIN, now_s) if view.progressed else None
 
     def _take_in(self, cause: Cause, now_s: float, *, needs_all: bool = False) -> Command | None:
-        """Newcomers, unless somebody would have to leave for them."""
+        """Newcomers, unless somebody would have to leave for them, or it is not worth it."""
         chosen = self._choose_members(now_s, needs_all=needs_all)
         new = joining.names(self._view, chosen.members, without=self._view.draining)
         members = self._view.roster.members
         kept = members.intersection(ref.worker for ref in chosen.members)
         if not new or len(kept) < len(members.intersection(ref.worker for ref in self._view.live)):
+            return None
+        if cause is Cause.JOIN and not self._tempo.takes(chosen.members, self._view, self._strikes.outlook(now_s)):
             return None
         return self._new_generation(StopMode.BOUNDARY, cause, f"{new} came", now_s, needs_all=needs_all)
 

@@ -62,10 +62,7 @@ def request_for(
     )
 
 
-def slow_slots(profile: Profile, slots: Sequence[SlotId]) -> tuple[str, ...]:
-    """For people: which of these the plan gives less, or nothing, and why."""
-    return tuple(
-        f"speed: {slot} computes at {profile.speed(slot):.2f} of the usual speed"
-        for slot in sorted(slots)
-        if profile.speed(slot) != 1.0
-    )
+def slow_slots(measured: Measured, slots: Sequence[SlotId]) -> tuple[str, ...]:
+    """For people: which of these the planner gives less than others, or more, and why."""
+    told = ((slot, speed) for slot, speed in measured.speeds if slot in slots)
+    return tuple(f"speed: {slot} computes at {speed:.2f} of the usual speed" for slot, speed in told)

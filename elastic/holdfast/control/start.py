@@ -57,7 +57,7 @@ def _decide(job: Job, view: View, basis: Basis) -> StartRecord:
     finishing = generation.cause is Cause.STOP or view.stop_reason is not None
     # Where only the weights are left to write any node will do, also one that leaves.
     writing = finishing or basis.version.step >= job.steps
-    staying = staying_slots(job, view)
+    staying = _staying(job, view)
     if writing and not staying:
         staying = tuple(ref.slot for ref in view.members if ref.slot.node in view.nodes)
     enough = len({slot.node for slot in staying}) >= (1 if writing else job.nodes_min)
@@ -152,7 +152,7 @@ def _record(
     )
 
 
-def staying_slots(job: Job, view: View) -> tuple[SlotId, ...]:
+def _staying(job: Job, view: View) -> tuple[SlotId, ...]:
     """Slots that may train: not leaving, and of no more nodes than the job wants; nodes that hold layers first."""
     assert view.generation is not None
     # A member may be released, and even gone, where a leader that stood still hears of the end of its term too late.
@@ -169,6 +169,6 @@ def _holds_layers(view: View, node: NodeId) -> bool:
 
 def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Decision:
     """Raises: NoPlanError."""
-    profile = profile_of(job, measured_when_stopped(job, view))
-    decided = plan(request_for(job, view, profile, staying, basis.held))
-    return replace(decided, reasons=(*slow_slots(profile, staying), *decided.reasons))
+    measured = measured_when_stopped(job, view)
+    decided = plan(request_for(job, view, profile_of(job, measured), staying, basis.held))
+    return replace(decided, reasons=(*slow_slots(measured, staying), *decided.reasons))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from harness.coordination import ALL, JOB, Talk, kinds
 from holdfast.control.coordinator import Coordinator
 from holdfast.control.job import Job
-from holdfast.model.commands import WriteGeneration, WriteStart
+from holdfast.model.commands import Command, WriteGeneration, WriteStart
 from holdfast.model.events import PaceTold
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.measured import PaceRecord, SlotPace
@@ -185,3 +185,41 @@ def test_losses_are_counted_from_one_leader_to_the_next() -> None:
 
     assert (two.events - one.events, two.lost - one.lost) == (1, 1)
     assert two.seconds - one.seconds == 50.0
+
+
+def joining(steps: int) -> list[Command]:
+    """A fifth node is warm, so many steps before the end, when it is known what layers take."""
+    talk = training(replace(LONG, steps=100, blocks=20), forming_s=5.0)
+    tell(talk, a=0.1, b=0.1, c=0.1, d=0.1)
+    talk.wait(10.0)
+    talk.progress(100 - steps)
+    talk.come("e")
+    return talk.wait(10.0)
+
+
+def test_a_newcomer_is_taken_in_where_it_is_worth_the_transition_and_not_shortly_before_the_end() -> None:
+    assert kinds(joining(90)) == [WriteGeneration]
+    assert joining(3) == []
+
+
+def test_a_newcomer_that_finds_no_work_interrupts_nobody_but_is_there_when_somebody_goes() -> None:
+    talk = training(replace(LONG, blocks=4))
+    tell(talk, a=0.1, b=0.1, c=0.1, d=0.1)
+    talk.come("e")
+    assert talk.wait(10.0) == []
+
+    talk.go("d")
+    assert "e" in {str(ref.slot.node) for ref in talk.generation.members}
+
+
+def test_few_nodes_take_in_whoever_comes() -> None:
+    talk = Talk(replace(LONG, steps=100, blocks=1, nodes_desired=1))
+    talk.come("a")
+    talk.stopped("a")
+    talk.wait(5.0)
+    talk.running("a")
+    talk.progress(98)
+    tell(talk, a=0.1)
+    talk.come("b")
+
+    assert kinds(talk.wait(10.0)) == [WriteGeneration]
