@@ -12,6 +12,9 @@ from holdfast.planner.request import Request
 from holdfast.planner.requesting import request_of
 from holdfast.planner.straggler import Seen, learn
 
+# Of slots that are not of the usual speed so many are named.
+_NAMED_MAX = 8
+
 
 def measured_at_first(job: Job) -> Measured:
     """Before anything ran."""
@@ -64,5 +67,7 @@ def request_for(
 
 def slow_slots(measured: Measured, slots: Sequence[SlotId]) -> tuple[str, ...]:
     """For people: which of these the planner gives less than others, or more, and why."""
-    told = ((slot, speed) for slot, speed in measured.speeds if slot in slots)
-    return tuple(f"speed: {slot} computes at {speed:.2f} of the usual speed" for slot, speed in told)
+    known = frozenset(slots)
+    told = [(slot, speed) for slot, speed in measured.speeds if slot in known]
+    named = tuple(f"speed: {slot} computes at {speed:.2f} of the usual speed" for slot, speed in told[:_NAMED_MAX])
+    return (*named, f"speed: and {len(told) - _NAMED_MAX} other slots") if len(told) > _NAMED_MAX else named
