@@ -36,6 +36,7 @@ class RunRequest:
         command = [sys.executable, "-m", "holdfast.cli.main", "run", str(self.spec), "--plain", "--overwrite"]
         command += ["--out", str(out), "--nodes", str(self.nodes), "--slots", str(self.slots)]
         command += ["--steps", str(self.steps)]
+        command += ["--set", "layout.adaptive=false"]  # what is timed is one layout
         command += ["--reduction", self.reduction] if self.reduction else []
         for sentence in self.faults:
             command += ["--fault", sentence]

@@ -93,6 +93,11 @@ class LayoutSpec(_Section):
     memory_per_slot_bytes: Annotated[int | None, BeforeValidator(parse_bytes)] = Field(
         default=None, ge=1, description="memory that a slot may use, in bytes or as 8GiB; null: no bound"
     )
+    adaptive: bool = Field(
+        default=True,
+        description="whether it changes for slots that turn out slow, and newcomers wait where that does not pay; "
+        "false: only for nodes that come and go",
+    )
 
 
 class TimeoutsSpec(_Section):

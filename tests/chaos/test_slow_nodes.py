@@ -52,7 +52,7 @@ def microbatches(generation: dict[str, Any], node: str) -> int:
 
 def test_a_slow_node_gets_less_and_the_result_is_the_same(tmp_path: Path) -> None:
     alone = undisturbed(tmp_path / "alone", STEPS)
-    spec = toy_spec(tmp_path, params={"pause_s": 0.01}, steps=STEPS, layout={"depth": 1})
+    spec = toy_spec(tmp_path, params={"pause_s": 0.01}, steps=STEPS, layout={"depth": 1, "adaptive": True})
     with job(spec, tmp_path / "out", "--nodes", "3") as running:
         running.wait_for(lambda job: job.step() >= 2)
         with slowed(running, SLOW_NODE):

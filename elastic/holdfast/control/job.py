@@ -41,6 +41,7 @@ class Job:
     away_s: float = 3600.0  # for so long a restore waits for it
     has_snapshots: bool = False  # agents hold copies in RAM
     is_canonical: bool = True
+    is_adaptive: bool = True  # changes of layout that are not needed are weighed
     pace_settle_s: float = 1.0  # what slots tell of their pace within so long is weighed together
 
     @property
@@ -81,6 +82,7 @@ def job_of(record: JobRecord) -> Job:
         away_s=spec.checkpoints.away_s,
         has_snapshots=spec.snapshots.every != 0,
         is_canonical=spec.reduction == "canonical",
+        is_adaptive=spec.layout.adaptive,
     )
 
 

@@ -61,7 +61,7 @@ class Tempo:
     def due(self, view: View, outlook: Outlook, now_s: float) -> Due | None:
         """When to lay out anew, or to look again; None: as long as nobody tells otherwise, never."""
         start = view.start
-        if start is None or start.plan is None or start.action is not Action.TRAIN:
+        if not self.job.is_adaptive or start is None or start.plan is None or start.action is not Action.TRAIN:
             return None
         if self._told_s is not None:
             more_s = _SETTLE_A_SLOT_S * (len(start.plan.slots) - _SLOTS_FEW)
@@ -77,7 +77,7 @@ class Tempo:
     def takes(self, members: Sequence[WorkerRef], view: View, outlook: Outlook) -> bool:
         """Whether a generation of these, of whom some are new, is worth it now. As long as nothing was measured, and
         where layers or snapshots get more copies, it is."""
-        if len(view.member_nodes.difference(view.draining)) < _NODES_SAFE:
+        if not self.job.is_adaptive or len(view.member_nodes.difference(view.draining)) < _NODES_SAFE:
             return True
         slots = able_slots(self.job, view, members)
         if self._joining is None or self._joining[0] != slots:

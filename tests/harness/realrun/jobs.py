@@ -25,7 +25,8 @@ def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields:
         "name": "toy",
         "program": {"entry": f"{TOY}:program", "params": dict(params or {})},
         "steps": 12,
-        "layout": {"depth": 2},
+        # A machine that is busy with other tests must not decide on layouts.
+        "layout": {"depth": 2, "adaptive": False},
         "timeouts": {"lease_ttl_s": 2.0, "progress_s": 20.0, "start_settle_s": 30.0},
     }
     for name, value in fields.items():

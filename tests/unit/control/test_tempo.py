@@ -223,3 +223,17 @@ def test_few_nodes_take_in_whoever_comes() -> None:
     talk.come("b")
 
     assert kinds(talk.wait(10.0)) == [WriteGeneration]
+
+
+def test_a_job_that_does_not_adapt_weighs_nothing() -> None:
+    fixed = replace(LONG, is_adaptive=False)
+    slow = training(fixed)
+    tell(slow, a=0.1, b=0.3, c=0.1, d=0.1)
+    assert begun(slow, 600) is None
+
+    late = training(replace(fixed, steps=12), forming_s=5.0)
+    tell(late, a=0.1, b=0.1, c=0.1, d=0.1)
+    late.wait(10.0)
+    late.progress(11)
+    late.come("e")
+    assert kinds(late.wait(10.0)) == [WriteGeneration]
