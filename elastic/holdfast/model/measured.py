@@ -48,3 +48,7 @@ class PaceRecord:
     generation: int
     node: NodeId
     slots: tuple[SlotPace, ...]
+
+    def __post_init__(self) -> None:
+        if others := [str(pace.slot) for pace in self.slots if pace.slot.node != self.node]:
+            raise ValueError(f"slots: {self.node} tells of {', '.join(others)}; should be its own")

@@ -17,6 +17,7 @@ from holdfast.model.commands import Command
 from holdfast.model.events import Event
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
+from holdfast.model.measured import PaceRecord, SlotPace
 from holdfast.model.records import (
     AckPhase,
     JobRecord,
@@ -139,6 +140,26 @@ async def test_an_ack_about_layers_that_the_job_lacks_is_not_believed(
                     break
                 await asyncio.sleep(0.01)
     assert "n/0 tells of layer 7; the job has layers 0 to 0" in told[0].__dict__["error"]
+
+
+async def test_a_pace_of_layers_that_the_job_lacks_or_of_others_slots_is_not_believed(
+    store: Refusing, caplog: pytest.LogCaptureFixture
+) -> None:
+    pace = SlotPace(slot=SlotId(NodeId("n"), 0), layer_s=((7, 0.1),))
+    record = encode(PaceRecord(generation=1, node=NodeId("n"), slots=(pace,)))
+    await store.put(KEYS.pace(1, NodeId("n")), record)
+    await store.put(KEYS.pace(1, NodeId("m")), record.replace(b'"node":"n","slots"', b'"node":"m","slots"'))
+    async with candidate(store, "first"):
+        await become(store, KEYS.one("leader"), lambda held: held is not None)
+        async with asyncio.timeout(5):
+            while True:
+                told = [record for record in caplog.records if record.message == "leader.malformed"]
+                if len(told) == 2:
+                    break
+                await asyncio.sleep(0.01)
+    errors = " ".join(record.__dict__["error"] for record in told)
+    assert "n tells of layer 7; the job has layers 0 to 0" in errors
+    assert "m tells of n/0; should be its own" in errors
 
 
 @pytest.mark.parametrize(("workers", "is_apart"), [(1, False), (40, True)])

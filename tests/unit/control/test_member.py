@@ -12,18 +12,21 @@ from holdfast.control.member_commands import (
     PutAck,
     PutFailure,
     PutNode,
+    PutPace,
     PutProgress,
     PutSuspect,
     SpawnWorker,
     TellWorker,
 )
 from holdfast.model.ids import NodeId, SlotId, WorkerId
+from holdfast.model.measured import PaceRecord, SlotPace
 from holdfast.model.messages import (
     Broken,
     Committed,
     Exit,
     Failed,
     Finished,
+    Paced,
     Parked,
     Ready,
     Running,
@@ -291,6 +294,17 @@ def test_rank_0_reports_commits_for_all() -> None:
     assert put.record.commits == (commit,)
     assert not list(it.worker_said(1, Committed(generation=1, rank=1, commit=commit)))
     assert it.step == 4
+
+
+def test_what_all_slots_told_of_their_pace_in_a_generation_is_one_record() -> None:
+    it = training()
+    (first,) = only(PutPace, it.worker_said(0, Paced(generation=1, layer_s=((0, 0.1),))))
+    assert first.record == PaceRecord(generation=1, node=ME, slots=(SlotPace(slot=slot(0), layer_s=((0, 0.1),)),))
+
+    (both,) = only(PutPace, it.worker_said(1, Paced(generation=1, layer_s=((1, 0.2),))))
+    assert [pace.slot for pace in both.record.slots] == [slot(0), slot(1)]
+    (later,) = only(PutPace, it.worker_said(1, Paced(generation=2, layer_s=((1, 0.3),))))
+    assert later.record == PaceRecord(generation=2, node=ME, slots=(SlotPace(slot=slot(1), layer_s=((1, 0.3),)),))
 
 
 def test_lost_contact_is_reported_for_the_present_generation() -> None:
