@@ -11,7 +11,7 @@ SLOTS = [SlotId(NodeId(f"node-{n}"), 0) for n in range(6)]
 LAYERS = 4
 # Two slots that differ so much each way differ by less than a told speed must change by.
 _NOISE = st.floats(0.94, 1.06)
-_COSTS = st.lists(st.floats(0.001, 10), min_size=LAYERS, max_size=LAYERS)
+_COSTS = st.lists(st.floats(1, 3), min_size=LAYERS, max_size=LAYERS)
 # Where each of three pipelines of two stages is cut.
 _CUTS = st.lists(st.integers(1, LAYERS - 1), min_size=3, max_size=3)
 
@@ -71,6 +71,14 @@ def test_without_a_profile_a_slot_that_was_slow_from_the_beginning_is_found_besi
     told = {slot: dict.fromkeys(range(LAYERS), 2.0 if slot == SLOTS[1] else 1.0) for slot in SLOTS[:3]}
 
     assert learn(Measured(), told, LAYERS) == Measured(layer_s=(1.0,) * LAYERS, speeds=((SLOTS[1], 0.5),))
+
+
+def test_a_slot_with_next_to_nothing_to_do_is_not_judged() -> None:
+    before = Measured(layer_s=(0.01, 1.0, 1.0))
+
+    after = learn(before, {SLOTS[0]: {0: 0.03}, SLOTS[1]: {1: 1.0}, SLOTS[2]: {2: 1.0}}, 3)
+
+    assert after == Measured(layer_s=(0.03, 1.0, 1.0))
 
 
 def test_costs_of_layers_are_those_at_speed_1_and_what_nobody_computes_is_as_slow_as_the_rest() -> None:

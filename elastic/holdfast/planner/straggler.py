@@ -14,6 +14,9 @@ from typing import TypeAlias
 from holdfast.model.ids import SlotId
 from holdfast.model.measured import Measured
 
+# Who computes less than this share of what the busiest slot does is not judged: little work is mostly noise.
+_SAYS_LITTLE = 0.1
+
 # By slot, what a microbatch takes there in each of its layers.
 Seen: TypeAlias = Mapping[SlotId, Mapping[int, float]]
 
@@ -54,11 +57,9 @@ def learn(
         return before
     known = dict(enumerate(before.layer_s or profile_s))
     costs = known or _typical(seen, {})
-    slowness = {
-        slot: sum(mine.values()) / expected
-        for slot, mine in seen.items()
-        if (expected := sum(costs.get(layer, 0.0) for layer in mine)) > 0
-    }
+    expected = {slot: sum(costs.get(layer, 0.0) for layer in mine) for slot, mine in seen.items()}
+    enough = _SAYS_LITTLE * max(expected.values())
+    slowness = {slot: sum(mine.values()) / expected[slot] for slot, mine in seen.items() if expected[slot] > enough}
     speeds = dict(before.speeds)
     # The lower one of two in the middle: of two slots the slow one is slow, rather than the other fast.
     usual = median_low(slowness.values()) if slowness else 1.0

@@ -6,7 +6,7 @@ computes by itself is not waited for: it marks its own time, which is read once 
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import TypeAlias
 
@@ -66,13 +66,13 @@ class LayerClock:
 
 
 class Pace:
-    """Of a generation's steps."""
+    """Of a generation's steps. `told`: by layer, what others know of this slot already."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Mapping[int, float] | None = None) -> None:
         self._steps: deque[dict[int, float]] = deque(maxlen=_STEPS)
         self._begun_s: float | None = None
         self._looked_s = 0.0
-        self._told_s = 0.0  # of all layers together; 0: nothing
+        self._told = dict(told or {})
 
     def add(self, layer_s: dict[int, float], now_s: float) -> None:
         """One more step; what a microbatch took in it, by layer. The first one is not like the others."""
@@ -93,8 +93,8 @@ class Pace:
             return {}
         self._looked_s = now_s
         known = self.known(now_s)
-        total_s = sum(known.values())
-        if not known or abs(total_s - self._told_s) <= _NEWS * self._told_s:
+        told_s = sum(self._told.get(layer, 0.0) for layer in known)
+        if known.keys() <= self._told.keys() and abs(sum(known.values()) - told_s) <= _NEWS * told_s:
             return {}
-        self._told_s = total_s
+        self._told = known
         return known

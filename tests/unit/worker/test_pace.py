@@ -48,6 +48,13 @@ def test_what_did_not_change_is_told_once() -> None:
     assert pace.news(now_s) == {}
 
 
+def test_what_the_inventory_told_is_no_news_in_the_next_generation_unless_other_layers_came() -> None:
+    known = {0: 0.1, 1: 0.1}
+    for told, is_news in (({**known, 2: 0.5}, False), ({0: 0.1}, True), ({0: 0.1, 1: 0.2}, True)):
+        pace = Pace(told)
+        assert pace.news(steps(pace, 30, 0.1, begin_s=0.0)) == (known if is_news else {})
+
+
 def test_the_clock_tells_a_layers_forwards_and_backwards_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, marks = LayerClock(torch.device("cpu")), iter([0.0, 1.0, 1.0, 3.0, 10.0, 14.0, 15.0, 20.0, 20.5])
     monkeypatch.setattr(clock, "mark", lambda: next(marks))
