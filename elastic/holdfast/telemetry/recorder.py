@@ -227,6 +227,7 @@ class Recorder:
         source = "the checkpoint" if any(not restore.sources for restore in start.restores) else "RAM"
         text += f", {restored} layer{'s' * (restored != 1)} to restore from {source}" if restored else ""
         text += f", {redone} step{'s' * (redone != 1)} to redo" if redone else ""
+        text += f" ({'; '.join(start.reasons)})" if start.reasons else ""
         fields = {
             "generation": start.generation,
             "action": start.action.value,
@@ -235,6 +236,7 @@ class Recorder:
             "redone_steps": redone,
             "layers_moved": moved,
             "layers_restored": restored,
+            "reasons": list(start.reasons),
         }
         yield RunEvent(time_s=now_s, kind=EventKind.GENERATION_STARTED, text=text, fields=fields)
         yield from self._came_further(generation, now_s)
