@@ -220,7 +220,7 @@ class Coordinator:
             return self._in_time(departing.urgent(view), Cause.DRAIN, now_s)
         if not is_over(view) and not self._has_waited_for_voters(now_s):
             return self._take_in_all(now_s)
-        decided = decide_start(job, view, self._lineage)
+        decided = decide_start(job, view, self._lineage, self._strikes.outlook(now_s))
         found = decided.version
         pending = view.catalogue.pending
         if pending is not None and is_history(pending, self._lineage) and (found is None or pending > found):

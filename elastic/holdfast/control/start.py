@@ -3,26 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from holdfast.control.choosing import choose_plan
 from holdfast.control.job import Job
-from holdfast.control.pricing import measured_when_stopped, profile_of, request_for, slow_slots
 from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, newest_in_ram, step_s
 from holdfast.control.view import View
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Cause, Restore, StartRecord, Transfer
-from holdfast.planner.search import Decision, plan
+from holdfast.planner.hazard import Outlook
 from holdfast.planner.transition import Holdings, evacuations, transfers
 
 
-def decide_start(job: Job, view: View, lineage: Lineage) -> StartRecord | LostLayers:
+def decide_start(job: Job, view: View, lineage: Lineage, outlook: Outlook) -> StartRecord | LostLayers:
     """Called when `view.is_stopped`."""
     generation = view.generation
     assert generation is not None and view.is_stopped
     basis = choose_basis(view.inventories, lineage, job.layer_count, view.committed_step, view.told, view.stored)
     if isinstance(basis, LostLayers):
         return basis
-    decided = _decide(job, view, basis)
+    decided = _decide(job, view, basis, outlook)
     return replace(
         decided,
         kept=newest_in_ram(
@@ -51,7 +51,7 @@ def is_urgent(job: Job, view: View, start: StartRecord) -> bool:
     return start.action is Action.HOLD and (bool(view.draining) or len(view.nodes) < job.nodes_min)
 
 
-def _decide(job: Job, view: View, basis: Basis) -> StartRecord:
+def _decide(job: Job, view: View, basis: Basis, outlook: Outlook) -> StartRecord:
     generation = view.generation
     assert generation is not None
     finishing = generation.cause is Cause.STOP or view.stop_reason is not None
@@ -66,7 +66,7 @@ def _decide(job: Job, view: View, basis: Basis) -> StartRecord:
         reason = f"nodes.min: {job.nodes_min} nodes are needed and {nodes} can train; waiting for more"
         return _hold(job, generation.number, basis, staying, reason)
     try:
-        decision = _plan(job, view, basis, staying)
+        decision = choose_plan(job, view, basis, staying, outlook)
     except NoPlanError as error:  # held, as below the minimum: another node may make it fit
         return _hold(job, generation.number, basis, staying, f"{error}; waiting for more nodes")
     moves, restores = _sources(decision.plan, basis, job.layer_bytes)
@@ -165,10 +165,3 @@ def _staying(job: Job, view: View) -> tuple[SlotId, ...]:
 
 def _holds_layers(view: View, node: NodeId) -> bool:
     return any(inventory.layers for inventory in view.stopped[node].inventory)
-
-
-def _plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...]) -> Decision:
-    """Raises: NoPlanError."""
-    measured = measured_when_stopped(job, view)
-    decided = plan(request_for(job, view, profile_of(job, measured), staying, basis.held))
-    return replace(decided, reasons=(*slow_slots(measured, staying), *decided.reasons))

@@ -15,6 +15,7 @@ from holdfast.planner.foresight import move_seconds, moves_to
 from holdfast.planner.profile import Profile
 from holdfast.planner.search import plan
 from holdfast.planner.timeline import estimate
+from holdfast.planner.transition import Holdings
 from holdfast.planner.worth import HORIZON_S, Option, best
 
 # What stopping and forming groups is taken to take where this leader has not seen it.
@@ -52,12 +53,11 @@ def weigh(job: Job, view: View, measured: Measured, slots: tuple[SlotId, ...]) -
         other = plan(request)
     except NoPlanError:
         return None
-    moves = moves_to(other.plan, profile, held)
     domains = {node: record.domain for node, record in view.nodes.items()}
     return Weighed(
-        before_s=_step_s(job, running, profile),
-        after_s=_step_s(job, other.plan, profile),
-        transition_s=_forming_s(job, view) + move_seconds(profile, moves.sent, moves.fetched),
+        before_s=step_s(job, running, profile),
+        after_s=step_s(job, other.plan, profile),
+        transition_s=_forming_s(job, view) + move_s(profile, other.plan, held),
         is_safer=_copies(running, domains) < min(other.copies, request.copies),
     )
 
@@ -71,7 +71,14 @@ def able_slots(job: Job, view: View, members: Sequence[WorkerRef]) -> tuple[Slot
     return tuple(ref.slot for ref in members if ref.slot.node in allowed)
 
 
-def _step_s(job: Job, layout: Plan, profile: Profile) -> float:
+def move_s(profile: Profile, layout: Plan, held: Holdings) -> float:
+    """From when layers begin to move until all slots have theirs."""
+    moves = moves_to(layout, profile, held)
+    return move_seconds(profile, moves.sent, moves.fetched)
+
+
+def step_s(job: Job, layout: Plan, profile: Profile) -> float:
+    """Of `layout`."""
     return estimate(layout, profile, job.block_size, canonical=job.is_canonical).seconds
 
 

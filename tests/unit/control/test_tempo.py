@@ -10,6 +10,7 @@ from holdfast.model.events import PaceTold
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.measured import PaceRecord, SlotPace
 from holdfast.model.records import AckPhase, Cause, StopMode
+from holdfast.planner.estimating import uniform_profile
 
 LONG = replace(JOB, steps=1_000_000, blocks=8)
 NODES = ("a", "b", "c", "d")
@@ -237,3 +238,26 @@ def test_a_job_that_does_not_adapt_weighs_nothing() -> None:
     late.progress(11)
     late.come("e")
     assert kinds(late.wait(10.0)) == [WriteGeneration]
+
+
+def restarted(layer_bytes: int) -> Talk:
+    """One of four nodes is lost while one that is warm and holds nothing stands by."""
+    sizes = (layer_bytes,) * 3
+    talk = training(replace(LONG, steps=1000, layer_bytes=sizes, profile=uniform_profile(LONG.layer_names, sizes)))
+    tell(talk, a=0.1, b=0.1, c=0.1, d=0.1)
+    talk.come("e")
+    talk.go("d")
+    assert {str(ref.slot.node) for ref in talk.generation.members} == {"a", "b", "c", "e"}
+    talk.stopped("a", "b", "c", step=1)
+    talk.stopped("e")
+    return talk
+
+
+def test_after_a_loss_a_newcomer_gets_layers_only_where_that_is_worth_the_time_it_takes() -> None:
+    light, heavy = restarted(100), restarted(10**12)
+
+    assert light.start.plan is not None
+    assert heavy.start.plan is not None
+    assert light.start.plan.nodes == {"a", "b", "c", "e"}
+    assert heavy.start.plan.nodes == {"a", "b", "c"}
+    assert any("e/0" in reason and "not worth it" in reason for reason in heavy.start.reasons)

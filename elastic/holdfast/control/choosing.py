@@ -1,0 +1,60 @@
+"""Which layout a generation starts with: the fastest, or one that moves no layers to newcomers if that is worth more."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from holdfast.control.job import Job
+from holdfast.control.pricing import measured_when_stopped, profile_of, request_for, slow_slots
+from holdfast.control.recovery import Basis
+from holdfast.control.view import View
+from holdfast.control.weighing import move_s, step_s
+from holdfast.errors import NoPlanError
+from holdfast.model.ids import SlotId
+from holdfast.planner.hazard import Outlook
+from holdfast.planner.profile import Profile
+from holdfast.planner.search import Decision, plan
+from holdfast.planner.worth import HORIZON_S, Option, best
+
+
+def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...], outlook: Outlook) -> Decision:
+    """For slots that may train. Never worth less than the fastest layout, which is among the options; that one it is
+    where nothing was measured yet, and where only it has the copies that are wanted.
+
+    Raises: NoPlanError.
+    """
+    measured = measured_when_stopped(job, view)
+    profile = profile_of(job, measured)
+    request = request_for(job, view, profile, staying, basis.held)
+    decided = plan(request)
+    at_hand = _at_hand(basis, staying)
+    holding = tuple(slot for slot in staying if at_hand[slot])
+    if job.is_adaptive and measured.layer_s and 0 < len(holding) < len(staying):
+        other = _planned(job, view, profile, holding, basis)
+        if other is not None and other.copies >= min(decided.copies, request.copies):
+            options = [_option(job, profile, one, at_hand) for one in (decided, other)]
+            left_s = min(HORIZON_S, (job.steps - basis.version.step) / options[1].rate)
+            if best(options, outlook.loss_per_s(len(other.plan.nodes), len(view.nodes)), left_s) == 1:
+                new = ", ".join(str(slot) for slot in staying if slot not in other.plan.slots)
+                why = f"idle: {new}; {options[0].transition_s:.3g} s to get them their layers are not worth it"
+                decided = replace(other, reasons=(*other.reasons, why))
+    return replace(decided, reasons=(*slow_slots(measured, staying), *decided.reasons))
+
+
+def _planned(job: Job, view: View, profile: Profile, slots: tuple[SlotId, ...], basis: Basis) -> Decision | None:
+    try:
+        return plan(request_for(job, view, profile, slots, basis.held))
+    except NoPlanError:
+        return None
+
+
+def _at_hand(basis: Basis, slots: tuple[SlotId, ...]) -> dict[SlotId, frozenset[int]]:
+    """What slots hold themselves, or their nodes in RAM."""
+    in_ram: dict[str, set[int]] = {}
+    for layer, nodes in basis.in_ram.items():
+        for node in nodes:
+            in_ram.setdefault(node, set()).add(layer)
+    return {slot: basis.held.get(slot, frozenset()) | in_ram.get(slot.node, set()) for slot in slots}
+
+
+def _option(job: Job, profile: Profile, one: Decision, held: Mapping[SlotId, frozenset[int]]) -> Option:
+    return Option(1 / step_s(job, one.plan, profile), move_s(profile, one.plan, held))
