@@ -1,4 +1,4 @@
-"""Which layout a generation starts with: the fastest, or one that moves no layers to newcomers if that is worth more."""
+"""Which layout a generation starts with: the fastest, or one that moves no layers to newcomers if it is worth more."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -36,7 +36,7 @@ from holdfast.model.commands import (
     WriteOutcome,
     WriteStart,
 )
-from holdfast.model.events import Event, PaceTold
+from holdfast.model.events import AckReceived, Event, PaceTold
 from holdfast.model.ids import NodeId
 from holdfast.model.records import (
     Action,
@@ -96,6 +96,8 @@ class Coordinator:
         self._view.absorb(event, now_s)
         if isinstance(event, PaceTold):
             self._tempo.told(event.record, self._view, now_s)
+        elif isinstance(event, AckReceived):
+            self._tempo.heard(event.ack, self._view)
 
     def handle(self, event: Event, now_s: float) -> tuple[Command, ...]:
         """Take note and decide. The dead are evicted last: what they leave undone comes first."""

@@ -7,6 +7,7 @@ from holdfast.control.job import Job
 from holdfast.control.view import View
 from holdfast.model.ids import SlotId
 from holdfast.model.measured import Measured
+from holdfast.model.records import NodeAck
 from holdfast.planner.profile import LayerProfile, Profile
 from holdfast.planner.request import Request
 from holdfast.planner.requesting import request_of
@@ -14,6 +15,8 @@ from holdfast.planner.straggler import Seen, learn
 
 # Of slots that are not of the usual speed so many are named.
 _NAMED_MAX = 8
+# What takes less to move than groups take to form says little of a link.
+_TELLING_BYTES = 64 << 20
 
 
 def measured_at_first(job: Job) -> Measured:
@@ -34,12 +37,26 @@ def measured_when_stopped(job: Job, view: View) -> Measured:
     return measured_by(job, view.generation.measured, {i.slot: dict(i.layer_cost_s) for i in view.inventories})
 
 
+def link_bytes_per_s(ack: NodeAck) -> float:
+    """What joins this node to others, by the slot that got layers fastest; 0: too little came to tell."""
+    found = [0.0]
+    for start in ack.starts:
+        far = sum(size for source, size in start.received if source.node != ack.node)
+        far += sum(size for where, size in start.restored if where != ack.node)
+        if far >= _TELLING_BYTES and start.move_s > 0:
+            found.append(far / start.move_s)
+    return max(found)
+
+
 def profile_of(job: Job, measured: Measured) -> Profile:
     """The job's, as it turned out to be."""
     layers = job.profile.layers
     if measured.layer_s:
         layers = tuple(map(_scaled, layers, measured.layer_s))
-    return replace(job.profile, layers=layers, speeds=dict(measured.speeds))
+    link = job.profile.between_nodes
+    if not job.profile.is_measured and measured.link_bytes_per_s > 0:
+        link = replace(link, bytes_per_s=measured.link_bytes_per_s)
+    return replace(job.profile, layers=layers, speeds=dict(measured.speeds), between_nodes=link)
 
 
 def _scaled(layer: LayerProfile, seconds: float) -> LayerProfile:

@@ -8,16 +8,16 @@ lost that had to be (as in renting or buying skis; Karlin et al., Competitive sn
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holdfast.control.due import Due
 from holdfast.control.job import Job
-from holdfast.control.pricing import measured_by, measured_when_stopped, slow_slots
+from holdfast.control.pricing import link_bytes_per_s, measured_by, measured_when_stopped, slow_slots
 from holdfast.control.view import View
 from holdfast.control.weighing import Weighed, able_slots, weigh
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.measured import Measured, PaceRecord
-from holdfast.model.records import Action, WorkerRef
+from holdfast.model.records import Action, NodeAck, WorkerRef
 from holdfast.planner.hazard import Outlook
 
 # With very many slots what is told is weighed less often, since weighing takes longer.
@@ -33,6 +33,7 @@ class Tempo:
 
     job: Job
     _paces: dict[NodeId, PaceRecord] = field(default_factory=dict)
+    _link_bytes_per_s: float = 0.0
     _told_s: float | None = None  # since when something was told that was not weighed yet
     _odd_s: float | None = None  # since when speeds are others than the layout was planned for
     _wish: tuple[Weighed, Due] | None = None
@@ -40,6 +41,7 @@ class Tempo:
 
     def entered(self) -> None:
         """A new generation: nothing was told in it."""
+        self._link_bytes_per_s = 0.0
         self._paces, self._told_s, self._odd_s, self._wish, self._joining = {}, None, None, None, None
 
     def told(self, record: PaceRecord, view: View, now_s: float) -> None:
@@ -47,6 +49,11 @@ class Tempo:
             self._paces[record.node] = record
             self._told_s = now_s if self._told_s is None else self._told_s
             self._joining = None
+
+    def heard(self, ack: NodeAck, view: View) -> None:
+        """How fast layers came; of all nodes the fastest shows best what the network gives."""
+        if view.generation is not None and ack.generation == view.generation.number:
+            self._link_bytes_per_s = max(self._link_bytes_per_s, link_bytes_per_s(ack))
 
     def measured(self, view: View) -> Measured:
         """All that is known by now, of slots that are there."""
@@ -56,7 +63,7 @@ class Tempo:
         kept = tuple(
             (slot, speed) for slot, speed in now.speeds if slot.node in view.nodes or slot in self.job.profile.speeds
         )
-        return Measured(layer_s=now.layer_s, speeds=kept)
+        return replace(now, speeds=kept, link_bytes_per_s=self._link_bytes_per_s or now.link_bytes_per_s)
 
     def due(self, view: View, outlook: Outlook, now_s: float) -> Due | None:
         """When to lay out anew, or to look again; None: as long as nobody tells otherwise, never."""

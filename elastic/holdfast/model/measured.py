@@ -12,6 +12,7 @@ class Measured:
 
     layer_s: tuple[float, ...] = ()  # by layer, a microbatch forward and back at speed 1; none until all were seen
     speeds: tuple[tuple[SlotId, float], ...] = ()  # of slots that are not of speed 1
+    link_bytes_per_s: float = 0.0  # between nodes, by what layers took to move; 0: too little moved to tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

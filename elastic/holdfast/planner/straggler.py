@@ -6,7 +6,7 @@ steps already (`worker.pace`), which a few bad ones do not move.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import median_low
 from typing import TypeAlias
@@ -67,7 +67,8 @@ def learn(
         speeds[slot] = caution.told(speeds.get(slot, 1.0), usual / value)
     # What nobody was seen to compute is as slow as the rest.
     now = {layer: value * usual for layer, value in known.items()} | _typical(seen, speeds)
-    return Measured(
+    return replace(
+        before,
         layer_s=tuple(now[layer] for layer in range(layers)) if len(now) == layers else (),
         speeds=tuple((slot, speed) for slot, speed in sorted(speeds.items()) if speed != 1.0),
     )

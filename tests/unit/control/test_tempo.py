@@ -6,10 +6,10 @@ from harness.coordination import ALL, JOB, Talk, kinds
 from holdfast.control.coordinator import Coordinator
 from holdfast.control.job import Job
 from holdfast.model.commands import Command, WriteGeneration, WriteStart
-from holdfast.model.events import PaceTold
+from holdfast.model.events import AckReceived, PaceTold
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.measured import PaceRecord, SlotPace
-from holdfast.model.records import AckPhase, Cause, StopMode
+from holdfast.model.records import AckPhase, Cause, NodeAck, SlotStart, StopMode
 from holdfast.planner.estimating import uniform_profile
 
 LONG = replace(JOB, steps=1_000_000, blocks=8)
@@ -261,3 +261,23 @@ def test_after_a_loss_a_newcomer_gets_layers_only_where_that_is_worth_the_time_i
     assert light.start.plan.nodes == {"a", "b", "c", "e"}
     assert heavy.start.plan.nodes == {"a", "b", "c"}
     assert any("e/0" in reason and "not worth it" in reason for reason in heavy.start.reasons)
+
+
+def test_how_fast_layers_came_is_remembered_where_enough_came_from_elsewhere() -> None:
+    talk = training()
+    own, other = SlotId(NodeId("a"), 0), SlotId(NodeId("b"), 0)
+
+    def ran(received: tuple[tuple[SlotId, int], ...], move_s: float) -> None:
+        start = SlotStart(slot=own, form_s=0.0, move_s=move_s, received=received, initialised_layers=0)
+        number = talk.generation.number
+        ack = NodeAck(generation=number, node=own.node, incarnation="one", phase=AckPhase.RUNNING, starts=(start,))
+        talk.say(AckReceived(ack))
+
+    ran(((own, 10**9), (other, 10**6)), 0.001)
+    talk.go("d")
+    assert talk.generation.measured.link_bytes_per_s == 0
+    ran(((other, 10**9),), 4.0)
+    talk.go("c")
+    assert talk.generation.measured.link_bytes_per_s == 2.5e8
+    talk.go("b")
+    assert talk.generation.measured.link_bytes_per_s == 2.5e8, "as long as nothing else is told"
