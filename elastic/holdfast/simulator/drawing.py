@@ -53,6 +53,7 @@ def draw_calm(seed: int) -> Scenario:
     nodes = "abcd"[: random.randint(2, 4)]
     slots = random.choice((1, 1, 2))
     return Scenario(
+        adaptive=True,
         nodes=nodes,
         slots=slots,
         steps=random.randint(2, 5),

@@ -25,6 +25,7 @@ class Scenario:
     slots: int = 1
     layers: int = 4
     steps: int = 3
+    adaptive: bool = False  # its layout changes for slow slots, too, and newcomers may have to wait
     blocks: int = 4
     depth: int | None = None
     memory: int | None = None  # bytes a slot; a layer has 100
@@ -67,6 +68,7 @@ class Scenario:
             start_s=60.0,
             join_settle_s=0.2,
             pace_settle_s=0.005,
+            is_adaptive=self.adaptive,
             start_settle_s=5.0,
             abort_s=5.0,
             probe_s=0.5,
