@@ -35,7 +35,7 @@ def test_a_failing_seed_is_shrunk_to_what_matters() -> None:
     small = shrink(first_failure())
 
     assert "with the only copy of some layers" in small.promise
-    assert [fault.kind for fault in small.scenario.faults if fault.kind not in ("drain", "drain_leader")] == []
+    assert any(fault.kind in ("drain", "drain_leader") for fault in small.scenario.faults)
     assert len(small.scenario.faults) <= 2
     assert len(small.scenario.nodes) <= 2
     assert small.scenario.weather == Weather()

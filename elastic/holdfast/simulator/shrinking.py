@@ -97,7 +97,7 @@ def _simpler(scenario: Scenario) -> Iterator[Scenario]:
         yield replace(scenario, nodes=scenario.nodes[:-1])
     if scenario.steps > 1:
         yield replace(scenario, steps=scenario.steps - 1)
-    for name in ("slots", "blocks", "depth", "memory", "nodes_max", "nodes_min"):
+    for name in ("adaptive", "slots", "blocks", "depth", "memory", "nodes_max", "nodes_min"):
         if getattr(scenario, name) != getattr(plain, name):
             yield replace(scenario, **{name: getattr(plain, name)})
     for part in fields(Weather):
