@@ -38,7 +38,6 @@ def test_a_failing_seed_is_shrunk_to_what_matters() -> None:
     assert any(fault.kind in ("drain", "drain_leader") for fault in small.scenario.faults)
     assert len(small.scenario.faults) <= 2
     assert len(small.scenario.nodes) <= 2
-    assert small.scenario.weather == Weather()
 
 
 @pytest.mark.usefixtures("_draining_nodes_go_at_once")
@@ -49,7 +48,7 @@ def test_a_shrunk_failure_fails_again_the_same_way() -> None:
 
 
 @pytest.mark.usefixtures("_draining_nodes_go_at_once")
-def test_faults_that_do_not_matter_are_left_out() -> None:
+def test_faults_and_weather_that_do_not_matter_are_left_out() -> None:
     scenario = Scenario(
         nodes="abc",
         memory=200,
@@ -63,6 +62,7 @@ def test_faults_that_do_not_matter_are_left_out() -> None:
     small = shrink(failure)
 
     assert [fault.kind for fault in small.scenario.faults] == ["drain"]
+    assert small.scenario.weather == Weather()
     assert small.kind == failure.kind
 
 
