@@ -34,11 +34,11 @@ class Network:
     def inside(self, name: str) -> Iterator[None]:
         """This thread, and whatever it starts meanwhile, is on that host."""
         with _SELF.open() as before, self._namespaces[name].open() as there:
-            _enter(there.fileno())
+            enter_namespace(there.fileno())
             try:
                 yield
             finally:
-                _enter(before.fileno())
+                enter_namespace(before.fileno())
 
     def cut(self, *sides: Iterable[str]) -> None:
         """From now on nothing passes between a host of one side and one of another; neither end is told."""
@@ -52,12 +52,12 @@ class Network:
         """Everything passes again. With nothing cut it does nothing."""
         with self.inside(_ROUTER):
             cuts = [line.split(":", 1) for line in _ip("rule", "list").splitlines() if line.endswith("blackhole")]
-            _batch(f"rule del pref {priority}" for priority, _ in cuts)
+            ip_batch(f"rule del pref {priority}" for priority, _ in cuts)
 
     def _rules(self, selectors: Iterable[str]) -> None:
         with self.inside(_ROUTER):
             # blackhole, and not unreachable: the sender hears nothing.
-            _batch(f"rule add {selector} blackhole" for selector in selectors)
+            ip_batch(f"rule add {selector} blackhole" for selector in selectors)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def network(names: Sequence[str]) -> Iterator[Network]:
     if missing:
         pytest.skip(f"no network namespaces: {' and '.join(missing)} not found; install iproute2 and util-linux")
     with ExitStack() as held:
-        namespaces = {name: held.enter_context(_namespace()) for name in (_ROUTER, *names)}
+        namespaces = {name: held.enter_context(kept_namespace()) for name in (_ROUTER, *names)}
         made = Network(names, namespaces)
         try:
             _wire_all(made, namespaces)
@@ -79,7 +79,7 @@ def network(names: Sequence[str]) -> Iterator[Network]:
 
 
 @contextmanager
-def _namespace() -> Iterator[Path]:
+def kept_namespace() -> Iterator[Path]:
     """The file of a new namespace, kept by a process that ends with us."""
     keeper = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec cat"],
@@ -109,12 +109,12 @@ def _wire_all(made: Network, namespaces: dict[str, Path]) -> None:
         ]
         for host, commands in ((_ROUTER, near), (name, far)):
             with made.inside(host):
-                _batch(commands)
+                ip_batch(commands)
     with made.inside(_ROUTER):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
 
 
-def _batch(commands: Iterable[str]) -> None:
+def ip_batch(commands: Iterable[str]) -> None:
     _ip("-batch", "-", told="\n".join(commands))
 
 
@@ -125,6 +125,6 @@ def _ip(*arguments: str, told: str = "") -> str:
     return ended.stdout
 
 
-def _enter(namespace: int) -> None:
+def enter_namespace(namespace: int) -> None:
     if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
