@@ -21,10 +21,10 @@ def holdfast_image(*entrypoint: str, arguments: tuple[str, ...] = ()) -> Image:
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    paths = dict.fromkeys(Path(path).resolve() for path in (CHECKOUT, sys.prefix, sys.base_prefix))
+    paths = set(Path(path).resolve() for path in (CHECKOUT, sys.prefix, sys.base_prefix))
     return Image(
-        # What lies in the system's own folders shows anyway.
-        paths=tuple(path for path in paths if path != Path("/usr")),
+        # What lies in another of them, or in the system's own folder, shows anyway.
+        paths=tuple(path for path in paths if not {*paths, Path("/usr")} & {*path.parents} and path != Path("/usr")),
         entrypoint=entrypoint,
         arguments=arguments,
         environment=environment,

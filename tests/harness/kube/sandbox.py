@@ -86,10 +86,13 @@ def _contain(plan: dict[str, Any]) -> None:
     _mount("proc", root / "proc", kind="proc")
     _mount("/sys", root / "sys", flags=_BIND | _REC)
     _devices(root / "dev")
-    for path in plan["image_paths"]:
-        _show(root, Path(path))
-    for mount in plan["mounts"]:
-        _mount_volume(root, mount)
+    images = [{"target": path} for path in plan["image_paths"]]
+    # Outer folders before what lies in them: a volume over /tmp must not hide an image's folder below it.
+    for mount in sorted([*images, *plan["mounts"]], key=lambda one: len(Path(one["target"]).parts)):
+        if len(mount) == 1:
+            _show(root, Path(mount["target"]))
+        else:
+            _mount_volume(root, mount)
     for name, text in plan["files"].items():
         _inside(root, name).write_text(text, encoding="utf-8")
     _inside(root, plan["cwd"]).mkdir(parents=True, exist_ok=True)
@@ -125,8 +128,9 @@ def _show(root: Path, path: Path) -> None:
     inside = _inside(root, str(path))
     inside.mkdir(parents=True, exist_ok=True)
     for above in path.parents[:-1]:
-        here = root / above.relative_to("/")
-        here.chmod(here.stat().st_mode | 0o111)
+        here = _inside(root, str(above))
+        if not here.stat().st_mode & 0o001:
+            here.chmod(here.stat().st_mode | 0o111)
     _mount(path, inside, flags=_BIND | _REC)
     _mount("none", inside, flags=_REMOUNT | _BIND | _RDONLY)
 

@@ -43,9 +43,8 @@ class Volumes:
             self._give_to_group(folder)
 
     def mounts(self, container: Object) -> list[Object]:
-        """For the sandbox, outer folders before what lies in them."""
-        asked = sorted(container.get("volumeMounts", ()), key=lambda mount: str(mount["mountPath"]).count("/"))
-        return [self._mount(one) for one in asked]
+        """For the sandbox."""
+        return [self._mount(one) for one in container.get("volumeMounts", ())]
 
     def _mount(self, mount: Object) -> Object:
         volume = self._volumes[mount["name"]]
