@@ -1,5 +1,6 @@
 """One control plane for all tests here; each has a namespace, and nodes, of its own."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from harness.kube.tools import Tool, kubectl_program
 
 # A node that is silent for so long is NotReady; the test's nodes are heard every second.
 GRACE_S = 6
+log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +55,8 @@ async def kubelet(
 ) -> AsyncIterator[Kubelet]:
     images = {
         "system": system_image(),
-        "holdfast/worker": holdfast_image("holdfast", arguments=("agent",)),
-        "holdfast/operator": holdfast_image("holdfast-operator"),
+        "holdfast-worker": holdfast_image(arguments=("holdfast", "agent")),
+        "holdfast-operator": holdfast_image("holdfast-operator"),
     }
     folder = tmp_path_factory.mktemp("pods")
     async with running_kubelet(control_plane, network, folder, images) as running:
@@ -69,6 +71,7 @@ async def namespace(api: Api, kubelet: Kubelet) -> AsyncIterator[str]:
     account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
     await until(lambda: api.find(account), lambda found: found is not None, "given its service account")
     yield name
+    log.warning(kubelet.last_words())  # which pytest shows of a test that failed
     await api.delete(f"/api/v1/namespaces/{name}")  # from now on nothing is made in it
     await api.delete(f"/api/v1/namespaces/{name}/pods", gracePeriodSeconds=0)
 

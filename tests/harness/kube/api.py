@@ -16,6 +16,7 @@ Change = tuple[Literal["ADDED", "MODIFIED", "DELETED"], Object]
 _PAUSE_S = 0.2
 _MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
+APPLY = "application/apply-patch+yaml"  # of which JSON is a part
 
 
 class ApiError(Exception):
@@ -24,6 +25,13 @@ class ApiError(Exception):
     def __init__(self, status: int, told: Mapping[str, Any]) -> None:
         self.status, self.reason = status, str(told.get("reason", ""))
         super().__init__(f"{status} {self.reason}: {told.get('message', told)}")
+
+
+async def access_of_account(api: "Api", namespace: str, name: str) -> Access:
+    """As a pod with this service account has it."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+    granted = await api.create(path, {"spec": {}})
+    return Access(server=api.access.server, ca=api.access.ca, token=granted["status"]["token"])
 
 
 class Api:

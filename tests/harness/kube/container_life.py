@@ -94,11 +94,15 @@ class ContainerLife:
         if self._running is not None:
             await self._terminate(self._running, grace_s)
 
+    def crash(self) -> None:
+        """Its processes are killed from outside; what follows is up to its restart policy."""
+        if self._running is not None:
+            self._running.signal(signal.SIGKILL)
+
     def kill(self) -> None:
         """At once, and nothing is waited for."""
         self._stopping.set()
-        if self._running is not None:
-            self._running.signal(signal.SIGKILL)
+        self.crash()
 
     async def _once(self) -> int:
         plan = await self._planned()

@@ -30,6 +30,7 @@ class Image:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin"})
     workdir: str = "/"
+    user: int = 0  # and its group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ class ControlPlane:
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={self.keys.token_public}",
+            f"--service-account-key-file={self.keys.token_key}",
             f"--service-account-signing-key-file={self.keys.token_key}",
             f"--service-cluster-ip-range={_SERVICE_ADDRESSES}",
             f"--kubelet-client-certificate={kubelet_certificate}",

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import trustme
 import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 MASTERS = "system:masters"  # members may do everything
 
@@ -59,8 +57,9 @@ class Keys:
         self.ca, self.ca_key = folder / "ca.crt", folder / "ca.key"
         self._authority.cert_pem.write_to_path(self.ca)
         self._authority.private_key_pem.write_to_path(self.ca_key)
-        self.token_key, self.token_public = folder / "tokens.key", folder / "tokens.pub"
-        self._write_token_key()
+        # With which service accounts' tokens are signed, and so checked.
+        self.token_key = folder / "tokens.key"
+        trustme.CA().private_key_pem.write_to_path(self.token_key)
 
     def server(self, name: str, *addresses: str) -> tuple[Path, Path]:
         """(certificate, key) of a server at these addresses and DNS names."""
@@ -78,18 +77,6 @@ class Keys:
         issued.cert_chain_pems[0].write_to_path(certificate)
         issued.private_key_pem.write_to_path(key)
         return certificate, key
-
-    def _write_token_key(self) -> None:
-        """With which service accounts' tokens are signed."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        self.token_key.write_bytes(private)
-        self.token_public.write_bytes(public)
 
 
 def _base64(file: Path) -> str:

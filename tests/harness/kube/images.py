@@ -15,11 +15,12 @@ def system_image() -> Image:
 
 
 def holdfast_image(*entrypoint: str, arguments: tuple[str, ...] = ()) -> Image:
-    """This checkout, with the environment that runs the tests."""
+    """This checkout, with the environment that runs the tests; user and variables as in our Dockerfiles."""
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
-        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/tmp",
     }
     paths = set(Path(path).resolve() for path in (CHECKOUT, sys.prefix, sys.base_prefix))
     return Image(
@@ -29,4 +30,5 @@ def holdfast_image(*entrypoint: str, arguments: tuple[str, ...] = ()) -> Image:
         arguments=arguments,
         environment=environment,
         workdir=str(CHECKOUT),
+        user=65532,
     )

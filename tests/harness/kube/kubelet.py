@@ -59,6 +59,15 @@ class Kubelet:
                     return worker
         return None
 
+    def last_words(self) -> str:
+        """Of every container of every pod, for a test that failed."""
+        told = []
+        for node in self.nodes.values():
+            for worker in node.workers.values():
+                if isinstance(worker, PodWorker):
+                    told += [f"== {node.spec.name}: {name}\n{text}" for name, text in worker.last_words()]
+        return "\n".join(told)
+
     async def stop(self) -> None:
         for node in self.nodes.values():
             await node.stop()
@@ -82,6 +91,7 @@ class _Logs:
         if not path.exists():
             raise web.HTTPBadRequest(text=f"container {container.spec['name']} has not started")
         reply = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        reply.force_close()  # so that no connection is left to say farewell on when the test ends
         await reply.prepare(request)
         with path.open("rb") as log:
             if "tailLines" in request.query:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from harness.kube.pod_status import PodStatus
 from harness.kube.volumes import Volumes
 
 _TRY_AGAIN_S = 0.3
+_LAST_WORDS = 4000
 _UNSUPPORTED = ("hostNetwork", "hostPID", "hostIPC", "ephemeralContainers", "shareProcessNamespace")
 _RESTARTS = {"Always": True, "Never": False, "OnFailure": None}
 
@@ -63,6 +64,13 @@ class PodWorker:
     def find(self, container: str | None) -> ContainerLife:
         everyone = [*self._containers, *self._init]
         return next(one for one in everyone if container in (None, one.spec["name"]))
+
+    def last_words(self) -> Iterator[tuple[str, str]]:
+        """The end of each container's log, by pod and container."""
+        for one in (*self._init, *self._containers):
+            if one.log().exists():
+                name = f"{self.pod['metadata']['name']}/{one.spec['name']}"
+                yield name, one.log().read_text(errors="replace")[-_LAST_WORDS:]
 
     async def run(self) -> None:
         """Until the pod is gone; cancelled, its processes are killed and nobody is told."""
@@ -151,7 +159,7 @@ class PodWorker:
         assert image is not None
         assert self.holder is not None
         security = (self.pod["spec"].get("securityContext") or {}) | (container.get("securityContext") or {})
-        uid = security.get("runAsUser", 0)
+        uid = security.get("runAsUser", image.user)
         if security.get("runAsNonRoot") and uid == 0:
             raise MissingReferenceError("container has runAsNonRoot and image will run as root")
         host, _, port = self._machine.api.access.server.removeprefix("https://").rpartition(":")
@@ -167,7 +175,7 @@ class PodWorker:
             cwd=container.get("workingDir", image.workdir),
             readonly_root=bool(security.get("readOnlyRootFilesystem")),
             uid=uid,
-            gid=security.get("runAsGroup", 0),
+            gid=security.get("runAsGroup", image.user),
             groups=tuple([*security.get("supplementalGroups", ()), *_some(security.get("fsGroup"))]),
             argv=arguments_of(container, image.entrypoint, image.arguments, environment),
             env=environment,

@@ -19,6 +19,10 @@ def pod_with(
     return {"metadata": {"name": name, "labels": dict(labels or {})}, "spec": {"containers": [only], **spec}}
 
 
+def uid_of(found: Object) -> str:
+    return str(found["metadata"]["uid"])
+
+
 async def until(
     look: Callable[[], Awaitable[Seen]], holds: Callable[[Seen], bool], what: str, within_s: float = WITHIN_S
 ) -> Seen:
