@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
+
 from harness.kube.api import Api, ApiError
 from harness.kube.control_plane import ControlPlane
 from harness.kube.pods import until
 from harness.kube.tools import Tool, kubectl_program
-from pydantic import ValidationError
-
 from holdfast_operator.api.v1alpha1.crd import NAME, crd
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJobSpec
 from kube.corpus import BASE, CORPUS, Wrong, merged

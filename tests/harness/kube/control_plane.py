@@ -121,6 +121,15 @@ class ControlPlane:
         """The API server is gone, with all its connections; controllers and scheduler wait for it."""
         self._components[_API].stop()
 
+    @contextmanager
+    def without_api(self) -> Iterator[None]:
+        """It is back at the end, whatever happened meanwhile."""
+        self.stop_api()
+        try:
+            yield
+        finally:
+            self.start_api()
+
     def stop(self) -> None:
         for component in self._components.values():
             component.stop()
