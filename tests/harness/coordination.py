@@ -152,10 +152,24 @@ class Talk:
         self._died[node] = (*self._died.get(node, ()), self.ref(node).worker)
         self._lives[node] = self._lives.get(node, 1) + 1
 
-    def ack(self, node: str, phase: AckPhase, step: int | None = None, layers: tuple[int, ...] = ALL) -> list[Command]:
+    def ack(
+        self,
+        node: str,
+        phase: AckPhase,
+        step: int | None = None,
+        layers: tuple[int, ...] = ALL,
+        layer_s: float | None = None,
+    ) -> list[Command]:
+        """`layer_s`: what a microbatch took in each layer; None: that is not known."""
         ref = self.ref(node)
         version = None if step is None else Version(step, self.start.generation if step else 0)
-        inventory = SlotInventory(slot=ref.slot, worker=ref.worker, layers=layers if version else (), version=version)
+        inventory = SlotInventory(
+            slot=ref.slot,
+            worker=ref.worker,
+            layers=layers if version else (),
+            version=version,
+            layer_cost_s=tuple((layer, layer_s) for layer in layers) if layer_s is not None else (),
+        )
         record = NodeAck(
             generation=self.generation.number,
             node=ref.slot.node,
@@ -165,8 +179,8 @@ class Talk:
         )
         return self.say(AckReceived(record))
 
-    def stopped(self, *nodes: str, step: int | None = None) -> list[Command]:
-        return [command for node in nodes for command in self.ack(node, AckPhase.STOPPED, step)]
+    def stopped(self, *nodes: str, step: int | None = None, layer_s: float | None = None) -> list[Command]:
+        return [command for node in nodes for command in self.ack(node, AckPhase.STOPPED, step, layer_s=layer_s)]
 
     def running(self, *nodes: str) -> list[Command]:
         return [command for node in nodes for command in self.ack(node, AckPhase.RUNNING)]

@@ -12,13 +12,14 @@ import pytest
 from holdfast.agent.checkpoint_reading import Absence, CheckpointReader
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
-from holdfast.agent.fetching import CHECKPOINT, Fetched, Fetching
+from holdfast.agent.fetching import Fetched, Fetching
 from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
 from holdfast.agent.relaying import asked, lines
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.messages import CHECKPOINT
 from holdfast.model.records import (
     Action,
     AgentRef,

@@ -16,12 +16,12 @@ from holdfast.agent.checkpoint_reading import CheckpointReader
 from holdfast.agent.relaying import asked
 from holdfast.errors import HoldfastError
 from holdfast.model.ids import NodeId
+from holdfast.model.messages import CHECKPOINT
 from holdfast.model.records import Restore, StartRecord, Version
 from holdfast_checkpoint.errors import CheckpointError, CorruptError, StorageError
 from holdfast_checkpoint.ram import Copy, RamTier
 
 log = logging.getLogger(__name__)
-CHECKPOINT = "checkpoint"
 _AT_ONCE = 4
 _PEERS_ERRORS = (CheckpointError, HoldfastError, OSError, aiohttp.ClientError)
 

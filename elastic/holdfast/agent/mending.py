@@ -14,6 +14,7 @@ from holdfast.agent.following import StoreTrouble
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, StoreUnavailableError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
+from holdfast.model.measured import PaceRecord
 from holdfast.model.records import (
     CheckpointsRecord,
     ClaimRecord,
@@ -54,10 +55,11 @@ KINDS: dict[str, type] = {
     "acks": NodeAck,
     "suspects": SuspectRecord,
     "uploads": UploadRecord,
+    "paces": PaceRecord,
     "checkpoints": CheckpointsRecord,
 }
 # Superseded by what is said next, and too many to keep those of others.
-_KEPT_OF_OWN = ("acks", "suspects", "uploads")
+_KEPT_OF_OWN = ("acks", "suspects", "uploads", "paces")
 _GIVEN_S = (0.5, 1.5)
 _REFUSED_S = 5.0
 

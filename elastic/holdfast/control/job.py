@@ -40,6 +40,7 @@ class Job:
     has_checkpoints: bool = False  # there is a remote tier
     away_s: float = 3600.0  # for so long a restore waits for it
     has_snapshots: bool = False  # agents hold copies in RAM
+    copies: int = 1  # further ones of each layer, in other failure domains, live ones counted
     is_canonical: bool = True
     is_adaptive: bool = True  # changes of layout that are not needed are weighed
     pace_settle_s: float = 1.0  # what slots tell of their pace within so long is weighed together
@@ -81,6 +82,7 @@ def job_of(record: JobRecord) -> Job:
         has_checkpoints=spec.checkpoints.url is not None,
         away_s=spec.checkpoints.away_s,
         has_snapshots=spec.snapshots.every != 0,
+        copies=spec.snapshots.copies,
         is_canonical=spec.reduction == "canonical",
         is_adaptive=spec.layout.adaptive,
     )

@@ -7,6 +7,7 @@ from holdfast.control.job import Job
 from holdfast.control.view import View
 from holdfast.model.ids import SlotId
 from holdfast.model.measured import Measured
+from holdfast.model.messages import CHECKPOINT
 from holdfast.model.records import NodeAck
 from holdfast.planner.profile import LayerProfile, Profile
 from holdfast.planner.request import Request
@@ -38,9 +39,12 @@ def measured_when_stopped(job: Job, view: View) -> Measured:
 
 
 def link_bytes_per_s(ack: NodeAck) -> float:
-    """What joins this node to others, by the slot that got layers fastest; 0: too little came to tell."""
+    """What joins this node to others, by the slot that got layers fastest; 0: too little came to tell, or what came
+    waited for a checkpoint."""
     found = [0.0]
     for start in ack.starts:
+        if any(where == CHECKPOINT for where, _ in start.restored):
+            continue
         far = sum(size for source, size in start.received if source.node != ack.node)
         far += sum(size for where, size in start.restored if where != ack.node)
         if far >= _TELLING_BYTES and start.move_s > 0:

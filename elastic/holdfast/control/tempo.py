@@ -34,14 +34,15 @@ class Tempo:
     job: Job
     _paces: dict[NodeId, PaceRecord] = field(default_factory=dict)
     _link_bytes_per_s: float = 0.0
+    _is_new: bool = True  # nothing was weighed yet
     _told_s: float | None = None  # since when something was told that was not weighed yet
-    _odd_s: float | None = None  # since when speeds are others than the layout was planned for
+    _odd_s: float | None = None  # since when another layout would gain enough
     _wish: tuple[Weighed, Due] | None = None
     _joining: tuple[tuple[SlotId, ...], Weighed | None] | None = None  # with these slots
 
     def entered(self) -> None:
         """A new generation: nothing was told in it."""
-        self._link_bytes_per_s = 0.0
+        self._link_bytes_per_s, self._is_new = 0.0, True
         self._paces, self._told_s, self._odd_s, self._wish, self._joining = {}, None, None, None, None
 
     def told(self, record: PaceRecord, view: View, now_s: float) -> None:
@@ -57,9 +58,11 @@ class Tempo:
 
     def measured(self, view: View) -> Measured:
         """All that is known by now, of slots that are there."""
-        planned = measured_when_stopped(self.job, view)
-        told = {pace.slot: dict(pace.layer_s) for node in sorted(self._paces) for pace in self._paces[node].slots}
-        now = measured_by(self.job, planned, {slot: mine for slot, mine in told.items() if slot.node in view.nodes})
+        planned, seen = measured_when_stopped(self.job, view), _still_true(view)
+        for node in sorted(self._paces):
+            for pace in self._paces[node].slots:
+                seen[pace.slot] = seen.get(pace.slot, {}) | dict(pace.layer_s)
+        now = measured_by(self.job, planned, {slot: mine for slot, mine in seen.items() if slot.node in view.nodes})
         kept = tuple(
             (slot, speed) for slot, speed in now.speeds if slot.node in view.nodes or slot in self.job.profile.speeds
         )
@@ -70,6 +73,9 @@ class Tempo:
         start = view.start
         if not self.job.is_adaptive or start is None or start.plan is None or start.action is not Action.TRAIN:
             return None
+        if self._is_new:  # who was left out may be worth it by and by
+            self._is_new = False
+            self._told_s = now_s if _idle(self.job, view) else self._told_s
         if self._told_s is not None:
             more_s = _SETTLE_A_SLOT_S * (len(start.plan.slots) - _SLOTS_FEW)
             settled_s = self._told_s + max(self.job.pace_settle_s, more_s)
@@ -91,7 +97,19 @@ class Tempo:
             measured = self.measured(view)
             self._joining = slots, weigh(self.job, view, measured, slots) if measured.layer_s else None
         weighed = self._joining[1]
-        return weighed is None or weighed.is_safer or self._is_worth(weighed, view, outlook)
+        if weighed is None or weighed.is_safer or self._needs_room(slots, view):
+            return True
+        return self._is_worth(weighed, view, outlook)
+
+    def _needs_room(self, slots: Sequence[SlotId], view: View) -> bool:
+        """Whether copies in RAM find more failure domains with these slots, and too few without."""
+        if not self.job.has_snapshots or view.start is None or view.start.plan is None:
+            return False
+        now, then = (
+            {view.nodes[node].domain for node in nodes if node in view.nodes}
+            for nodes in (view.start.plan.nodes, {slot.node for slot in slots})
+        )
+        return len(now) < min(self.job.copies + 1, len(then))
 
     def _is_worth(self, weighed: Weighed, view: View, outlook: Outlook) -> bool:
         assert view.start is not None and view.start.plan is not None
@@ -102,14 +120,31 @@ class Tempo:
         """The best layout for what is known by now, where it gains enough, and when the present one will have lost as
         much as a transition takes."""
         planned, now = measured_when_stopped(self.job, view), self.measured(view)
-        if not now.layer_s or (planned.layer_s and planned.speeds == now.speeds):
+        is_as_planned = planned.layer_s and planned.speeds == now.speeds and not _idle(self.job, view)
+        slots = able_slots(self.job, view, view.members)
+        weighed = weigh(self.job, view, now, slots) if now.layer_s and not is_as_planned else None
+        if weighed is None or weighed.gain < _GAIN:
             self._odd_s = None
             return None
         self._odd_s = now_s if self._odd_s is None else self._odd_s
-        slots = able_slots(self.job, view, view.members)
-        weighed = weigh(self.job, view, now, slots)
-        if weighed is None or weighed.gain < _GAIN:
-            return None
-        why = "; ".join(slow_slots(now, slots)) or "layers and slots were measured"
+        idle = f"idle: {', '.join(map(str, _idle(self.job, view)))}" if _idle(self.job, view) else ""
+        why = "; ".join(slow_slots(now, slots)) or idle or "layers and slots were measured"
         reason = f"{why}: a step of about {weighed.after_s:.3g} s instead of {weighed.before_s:.3g} s"
         return weighed, Due(self._odd_s + weighed.transition_s / weighed.gain, reason)
+
+
+def _still_true(view: View) -> dict[SlotId, dict[int, float]]:
+    """What the inventories told of layers that lie where they lay: it is not told again unless it changes."""
+    plan = view.start.plan if view.start is not None else None
+    held = {stage.slot: stage.layers for stage in plan.stages} if plan is not None else {}
+    told = {
+        i.slot: {layer: s for layer, s in i.layer_cost_s if layer in held.get(i.slot, ())} for i in view.inventories
+    }
+    return {slot: mine for slot, mine in told.items() if mine}
+
+
+def _idle(job: Job, view: View) -> tuple[SlotId, ...]:
+    """Slots that could train and have no stage."""
+    plan = view.start.plan if view.start is not None else None
+    training = frozenset(plan.slots) if plan is not None else frozenset()
+    return tuple(slot for slot in able_slots(job, view, view.members) if slot not in training)

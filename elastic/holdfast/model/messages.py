@@ -29,6 +29,9 @@ class Exit:
     reason: str
 
 
+CHECKPOINT = "checkpoint"  # where a restored layer came from, if not from a node
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
     """Agent to worker: a layer that the start wants restored, whole and verified, in a file in RAM."""
@@ -36,7 +39,7 @@ class Restored:
     generation: int
     layer: int
     path: str
-    source: str  # a node, or "checkpoint"
+    source: str  # a node, or CHECKPOINT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

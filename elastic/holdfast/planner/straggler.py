@@ -16,6 +16,8 @@ from holdfast.model.measured import Measured
 
 # Who computes less than this share of what the busiest slot does is not judged: little work is mostly noise.
 _SAYS_LITTLE = 0.1
+# A slot is told to be so much slower or faster than others at most: beyond that it makes no difference to a layout.
+_SLOWEST, _FASTEST = 0.05, 20.0
 
 # By slot, what a microbatch takes there in each of its layers.
 Seen: TypeAlias = Mapping[SlotId, Mapping[int, float]]
@@ -35,9 +37,9 @@ class Caution:
 
     def told(self, known: float, seen: float) -> float:
         """What is told of a slot of which `known` was, and `seen` is what it looks like now."""
-        if abs(seen / known - 1) <= self.leave:
+        if not isfinite(seen) or abs(seen / known - 1) <= self.leave:
             return known
-        return 1.0 if abs(seen - 1) <= self.near else round(seen, 2)
+        return 1.0 if abs(seen - 1) <= self.near else round(min(max(seen, _SLOWEST), _FASTEST), 2)
 
 
 CAUTION = Caution()
@@ -60,7 +62,7 @@ def learn(
     expected = {slot: sum(costs.get(layer, 0.0) for layer in mine) for slot, mine in seen.items()}
     enough = _SAYS_LITTLE * max(expected.values())
     slowness = {slot: sum(mine.values()) / expected[slot] for slot, mine in seen.items() if expected[slot] > enough}
-    speeds = dict(before.speeds)
+    speeds = {slot: speed for slot, speed in before.speeds if isfinite(speed) and speed > 0}
     # The lower one of two in the middle: of two slots the slow one is slow, rather than the other fast.
     usual = median_low(slowness.values()) if slowness else 1.0
     for slot, value in slowness.items():

@@ -100,7 +100,7 @@ class GenerationRun:
         """Steps until the end or a stop; True for a stop, on all ranks alike."""
         holdings, program = self._holdings, self._setting.program
         version = self._start.version
-        holdings.pace = Pace(holdings.pace.known(time.monotonic()))  # which the last inventory told
+        holdings.pace = Pace(holdings.pace_told)
         while version.step < self._setting.spec.steps:
             holdings.in_flight = True
             runner.compute(version.step)

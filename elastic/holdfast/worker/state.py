@@ -47,8 +47,10 @@ class Holdings:
     in_flight: bool = False
     commits: deque[Commit] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
     pace: Pace = field(default_factory=Pace)  # of the last generation that this slot had a part in
+    pace_told: dict[int, float] = field(default_factory=dict)  # of it, what the last inventory told
 
     def inventory(self, slot: SlotId, worker: WorkerId) -> SlotInventory:
+        self.pace_told = self.pace.known(time.monotonic())
         return SlotInventory(
             slot=slot,
             worker=worker,
@@ -57,7 +59,7 @@ class Holdings:
             pending=self.pending,
             in_flight=self.in_flight,
             commits=tuple(self.commits),
-            layer_cost_s=tuple(self.pace.known(time.monotonic()).items()),
+            layer_cost_s=tuple(self.pace_told.items()),
         )
 
     def settle(self, program: Program, version: Version, roll_forward: Commit | None) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.agent.checkpoint_reading import Absence, CheckpointReader
-from holdfast.agent.fetching import CHECKPOINT, Fetched, Fetching, LostCopiesError
+from holdfast.agent.fetching import Fetched, Fetching, LostCopiesError
 from holdfast.agent.relaying import lines
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.ids import NodeId, SlotId
+from holdfast.model.messages import CHECKPOINT
 from holdfast.model.records import Action, Restore, StartRecord, Version
 from holdfast_checkpoint.digest import digest_of
 from holdfast_checkpoint.errors import CorruptError, StorageBusyError

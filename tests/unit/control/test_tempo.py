@@ -92,6 +92,45 @@ def test_it_stays_so_while_nothing_changes_and_is_taken_back_when_the_node_recov
     assert written.record.measured.speeds == ()
 
 
+def test_a_slot_that_hardly_moves_is_as_slow_as_slots_are_told_to_be_and_the_next_leader_lives_with_it() -> None:
+    talk = training()
+    tell(talk, a=0.001, b=0.3, c=0.001, d=0.001)
+    written = begun(talk, 30)
+
+    assert written is not None
+    assert dict(written.record.measured.speeds) == {SlotId(NodeId("b"), 0): 0.05}
+    talk.coordinator = Coordinator(LONG, now_s=talk.now_s, generation=talk.generation)
+    for node in NODES:
+        talk.come(node)
+    talk.stopped(*NODES, step=2)
+    assert microbatches(talk, "a") > microbatches(talk, "b")
+
+
+def test_one_that_turns_slow_after_a_loss_is_noticed_beside_what_the_others_told_before() -> None:
+    talk = training()
+    talk.go("d")
+    stay = NODES[:3]
+    talk.stopped(*stay, step=1, layer_s=0.1)
+    talk.running(*stay)
+    talk.progress(2)
+    tell(talk, b=0.3)
+    written = begun(talk, 60)
+
+    assert written is not None
+    assert written.record.cause is Cause.BALANCE
+    assert dict(written.record.measured.speeds) == {SlotId(NodeId("b"), 0): 0.33}
+
+
+def test_a_little_oddity_does_not_hurry_a_greater_one() -> None:
+    talk = training(forming_s=4.0)
+    tell(talk, a=0.1, b=0.12, c=0.1, d=0.1)
+    assert begun(talk, 3600) is None
+    tell(talk, b=0.3)
+
+    assert begun(talk, 3.0) is None
+    assert begun(talk, 60.0) is not None
+
+
 def test_noise_and_what_is_slow_for_all_change_nothing() -> None:
     talk = training()
     tell(talk, a=0.1, b=0.108, c=0.1, d=0.095)
@@ -240,10 +279,10 @@ def test_a_job_that_does_not_adapt_weighs_nothing() -> None:
     assert kinds(late.wait(10.0)) == [WriteGeneration]
 
 
-def restarted(layer_bytes: int) -> Talk:
+def restarted(layer_bytes: int, steps: int = 1000) -> Talk:
     """One of four nodes is lost while one that is warm and holds nothing stands by."""
     sizes = (layer_bytes,) * 3
-    talk = training(replace(LONG, steps=1000, layer_bytes=sizes, profile=uniform_profile(LONG.layer_names, sizes)))
+    talk = training(replace(LONG, steps=steps, layer_bytes=sizes, profile=uniform_profile(LONG.layer_names, sizes)))
     tell(talk, a=0.1, b=0.1, c=0.1, d=0.1)
     talk.come("e")
     talk.go("d")
@@ -263,17 +302,44 @@ def test_after_a_loss_a_newcomer_gets_layers_only_where_that_is_worth_the_time_i
     assert any("e/0" in reason and "not worth it" in reason for reason in heavy.start.reasons)
 
 
+def test_who_was_left_out_after_a_loss_gets_layers_once_losses_are_rare_again() -> None:
+    heavy = restarted(3 * 10**11, steps=10**7)
+    assert heavy.start.plan is not None
+    assert heavy.start.plan.nodes == {"a", "b", "c"}
+    heavy.running("a", "b", "c", "e")
+    heavy.progress(2)
+    assert begun(heavy, 60) is None
+    written = begun(heavy, 100 * 3600)
+
+    assert written is not None
+    assert (written.record.cause, "idle: e/0" in written.record.reason) == (Cause.BALANCE, True)
+    heavy.stopped("a", "b", "c", step=2)
+    heavy.stopped("e")
+    assert heavy.start.plan.nodes == {"a", "b", "c", "e"}, "and the start agrees"
+
+
+def test_a_newcomer_is_welcome_where_copies_in_ram_lack_a_failure_domain() -> None:
+    for copies, is_welcome in ((1, False), (4, True)):
+        talk = training(replace(LONG, blocks=4, has_snapshots=True, copies=copies))
+        tell(talk, a=0.1, b=0.1, c=0.1, d=0.1)
+        talk.come("e")
+        assert bool(talk.wait(10.0)) == is_welcome
+
+
 def test_how_fast_layers_came_is_remembered_where_enough_came_from_elsewhere() -> None:
     talk = training()
     own, other = SlotId(NodeId("a"), 0), SlotId(NodeId("b"), 0)
 
-    def ran(received: tuple[tuple[SlotId, int], ...], move_s: float) -> None:
-        start = SlotStart(slot=own, form_s=0.0, move_s=move_s, received=received, initialised_layers=0)
+    def ran(received: tuple[tuple[SlotId, int], ...], move_s: float, restored: tuple[str, int] = ("b", 0)) -> None:
+        start = SlotStart(
+            slot=own, form_s=0.0, move_s=move_s, received=received, initialised_layers=0, restored=(restored,)
+        )
         number = talk.generation.number
         ack = NodeAck(generation=number, node=own.node, incarnation="one", phase=AckPhase.RUNNING, starts=(start,))
         talk.say(AckReceived(ack))
 
     ran(((own, 10**9), (other, 10**6)), 0.001)
+    ran(((other, 10**9),), 400.0, ("checkpoint", 10**9))
     talk.go("d")
     assert talk.generation.measured.link_bytes_per_s == 0
     ran(((other, 10**9),), 4.0)
