@@ -38,7 +38,7 @@ from holdfast.worker.main import serve_store
 from holdfast.worker.process_groups import GlooBackend, open_sockets
 from holdfast.worker.pulse import Pulse
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 SECRET = b"0123456789abcdef"
 REQUESTS = st.one_of(
     BYTES,

@@ -26,7 +26,7 @@ from holdfast.ports.store import KeyValue
 from holdfast.stores.memory import MemoryStore
 from holdfast.telemetry.recorder import Recorder
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

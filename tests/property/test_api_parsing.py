@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
@@ -60,20 +60,17 @@ def told(raw: Any) -> list[Problem]:
     return []
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_any_object_is_a_job_or_is_refused_with_what_is_wrong(raw: Any) -> None:
     assert all(problem.field and problem.remedy for problem in told(raw))
 
 
-@settings(deadline=None)
 @given(PATHS, VALUES)
 def test_a_job_with_anything_in_one_place_is_a_job_or_is_refused(path: list[int], value: Any) -> None:
     assert told(STORED) == []
     assert all(problem.field and problem.remedy for problem in told(with_one_changed(STORED, path, value)))
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_of_any_status_something_is_kept_and_it_is_read_back_the_same(raw: Any) -> None:
     status = parse_status(raw)
@@ -81,7 +78,6 @@ def test_of_any_status_something_is_kept_and_it_is_read_back_the_same(raw: Any) 
     assert parse_status(json.loads(json.dumps(status_as_written(status)))) == status
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXTS, PARAMS, max_size=5))
 def test_params_arrive_at_the_runtime_as_they_were_given(
     tmp_path_factory: pytest.TempPathFactory, params: dict[str, Any]

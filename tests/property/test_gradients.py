@@ -87,7 +87,7 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.detach().numpy().tobytes()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_the_sum_over_any_ranks_has_the_bits_of_the_sum_on_one(case: Case) -> None:
     blocks = case.blocks
@@ -116,7 +116,7 @@ def test_the_sum_over_any_ranks_has_the_bits_of_the_sum_on_one(case: Case) -> No
     assert bits(torch.cat(pieces)) == bits(wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cases())
 def test_a_step_leaves_nothing_to_the_next_one(case: Case) -> None:
     fresh, used = case.rank(case.parts[0]), case.rank(case.parts[0])
@@ -130,7 +130,7 @@ def test_a_step_leaves_nothing_to_the_next_one(case: Case) -> None:
 
 
 @given(st.lists(st.sampled_from([0, 1, 1000, 200_000, 262_144, 300_000]), min_size=1, max_size=40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_gradient_travels_in_one_bucket_and_comes_back_into_its_place(sizes: list[int]) -> None:
     parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
     gradients = tuple(torch.full((size,), float(index)) for index, size in enumerate(sizes))

@@ -1,7 +1,7 @@
 """How many gradients the planner thinks a rank holds, against what the worker's own sums hold."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -10,7 +10,6 @@ from holdfast.planner.memory import gradients_held, gradients_held_most
 from holdfast.worker.gradients import BlockSums, GradientLayout
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3), st.data())
 def test_it_is_the_most_that_block_sums_hold(blocks: int, block_size: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, blocks - 1))

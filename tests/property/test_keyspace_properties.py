@@ -215,4 +215,4 @@ class KeyspaceMachine(RuleBasedStateMachine):
 
 
 TestKeyspace = KeyspaceMachine.TestCase
-TestKeyspace.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestKeyspace.settings = settings(max_examples=150, stateful_step_count=50)

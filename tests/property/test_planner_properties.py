@@ -82,7 +82,7 @@ def moved_bytes(request: Request, chosen: Plan, slots: tuple[SlotId, ...]) -> in
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(requests())
 def test_any_request_gets_a_plan_that_the_engine_can_run_or_a_true_refusal(request: Request) -> None:
     stages_max = min(len(request.slots), len(request.layer_bytes), request.blocks * request.block_size)
@@ -114,7 +114,7 @@ def test_any_request_gets_a_plan_that_the_engine_can_run_or_a_true_refusal(reque
     assert bool(decision.idle) == any(reason.startswith("idle:") for reason in decision.reasons)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests(memory=False, slots_a_node=5))
 def test_copies_lie_in_different_domains_whenever_there_are_domains_and_blocks_for_them(request: Request) -> None:
     domains = {domain_of(request, slot) for slot in request.slots}
@@ -122,7 +122,7 @@ def test_copies_lie_in_different_domains_whenever_there_are_domains_and_blocks_f
     assert plan(request).copies >= min(request.copies, len(domains), request.blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(requests(memory=False, slots_a_node=1))
 def test_no_slot_idles_that_layers_and_blocks_could_employ(request: Request) -> None:
     """Where reduction is free. Else a slot idles that would only be one more to send gradients to."""
@@ -143,7 +143,7 @@ def test_no_slot_idles_that_layers_and_blocks_could_employ(request: Request) -> 
     assert len(plan(request).idle) <= max(0, len(request.slots) - possible)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(requests(slots_a_node=1, slots_max=5, memory=False))
 def test_no_other_placement_of_the_same_stages_moves_fewer_bytes(request: Request) -> None:
     request = Request(**{**{name: getattr(request, name) for name in request.__slots__}, "domains": {}})
@@ -153,7 +153,7 @@ def test_no_other_placement_of_the_same_stages_moves_fewer_bytes(request: Reques
     assert decision.moved_bytes == min(moved_bytes(request, decision.plan, slots) for slots in others)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requests(), st.randoms(use_true_random=False))
 def test_the_order_in_which_facts_arrive_does_not_matter(request: Request, chance: Random) -> None:
     def shuffled(mapping: Mapping[K, V]) -> dict[K, V]:
@@ -199,7 +199,7 @@ def time_of(costs: Costs, start: int, stop: int) -> int:
     return sum(costs.compute[start:stop]) + before + after + costs.stage
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(models(), st.data())
 def test_cuts_are_as_good_as_the_best_of_all_that_fit_with_what_is_in_flight(costs: Costs, data: st.DataObject) -> None:
     memory = data.draw(st.none() | st.integers(1, 3 * sum(costs.resident)))
@@ -222,7 +222,7 @@ def test_cuts_are_as_good_as_the_best_of_all_that_fit_with_what_is_in_flight(cos
             assert (max(times), sum(times)) == (min(bottlenecks), chain.latency - costs.load)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(models(), st.data())
 def test_familiar_cuts_lack_least_of_all_that_are_nearly_as_fast(costs: Costs, data: st.DataObject) -> None:
     layers, sizes = len(costs.compute), costs.resident
@@ -243,7 +243,7 @@ def test_familiar_cuts_lack_least_of_all_that_are_nearly_as_fast(costs: Costs, d
     assert lacking(found) == min(map(lacking, fast))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(PACES, min_size=1, max_size=4),
     st.integers(1, 12),
@@ -278,7 +278,7 @@ def test_the_planner_counts_partial_sums_as_the_engine_makes_them(blocks: int, d
     assert subtree_count(start, stop, blocks) == len(subtrees(blocks, Span(start, stop)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 8), st.integers(0, 4), st.data())
 def test_our_assignment_costs_what_scipys_costs(rows: int, spare: int, data: st.DataObject) -> None:
     row = st.lists(st.integers(0, 30), min_size=rows + spare, max_size=rows + spare)
@@ -291,7 +291,7 @@ def test_our_assignment_costs_what_scipys_costs(rows: int, spare: int, data: st.
     assert sum(line[column] for line, column in zip(costs, columns, strict=True)) == best
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(requests(memory=False), st.data())
 def test_after_its_transfers_each_slot_has_its_layers_or_they_are_named_missing(
     request: Request, data: st.DataObject
@@ -323,7 +323,7 @@ def test_after_its_transfers_each_slot_has_its_layers_or_they_are_named_missing(
             assert load[move.source] < most or all(o + request.layer_bytes[move.layer] >= most for o in others)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.lists(SIZES, min_size=1, max_size=10))
 def test_after_an_evacuation_no_layer_lies_on_leaving_slots_alone(data: st.DataObject, sizes: list[int]) -> None:
     layers = st.frozensets(st.integers(0, len(sizes) - 1))

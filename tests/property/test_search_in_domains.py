@@ -91,7 +91,7 @@ def cases(draw: st.DrawFn) -> Request:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(cases())
 def test_of_layouts_with_as_many_copies_none_is_better(request: Request) -> None:
     decision, tick = plan(request), request.in_ticks().tick

@@ -50,7 +50,7 @@ def requests(draw: st.DrawFn, *, slots_least: int, slots_most: int, layers_most:
 def test_layouts_of_many_equal_slots_come_close_to_what_no_layout_beats() -> None:
     gaps = []
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
+    @settings(max_examples=150, derandomize=True)
     @given(requests(slots_least=9, slots_most=64, layers_most=48, speeds=0))
     def compare(request: Request) -> None:
         decision = plan(request)
@@ -64,7 +64,7 @@ def test_layouts_of_many_equal_slots_come_close_to_what_no_layout_beats() -> Non
     assert max(gaps) < GAP_MOST
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requests(slots_least=1, slots_most=8, layers_most=12, speeds=2))
 def test_no_layout_of_few_slots_beats_the_lower_bound(request: Request) -> None:
     try:
@@ -79,7 +79,7 @@ def test_what_serves_many_slots_is_close_to_exact_where_that_can_be_told(monkeyp
     """Of slots of two kinds, over many cases: the mean, and each."""
     gaps = []
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
+    @settings(max_examples=150, derandomize=True)
     @given(requests(slots_least=4, slots_most=8, layers_most=12, speeds=2))
     def compare(request: Request) -> None:
         try:
@@ -129,7 +129,7 @@ def profiles(draw: st.DrawFn, slots: tuple[SlotId, ...]) -> Profile:
 def test_the_step_that_is_searched_by_is_close_to_the_step_that_is_simulated() -> None:
     gaps = []
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
+    @settings(max_examples=150, derandomize=True)
     @given(st.integers(1, 12), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.data())
     def compare(count: int, rounds: int, block_size: int, data: st.DataObject) -> None:
         profile = data.draw(profiles(slots_of(count)))

@@ -58,19 +58,19 @@ def check(request: Request) -> None:
     assert outcome(request, decision) == by_trying
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(cases(slots=8, layers=12, kinds=1))
 def test_of_all_layouts_of_eight_equal_slots_and_twelve_layers_none_is_better(request: Request) -> None:
     check(request)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(cases(slots=8, layers=12, kinds=2))
 def test_none_is_better_where_slots_are_of_two_kinds(request: Request) -> None:
     check(request)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(slots=5, layers=8, kinds=5))
 def test_none_is_better_where_every_slot_is_different(request: Request) -> None:
     check(request)

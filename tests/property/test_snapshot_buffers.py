@@ -133,7 +133,7 @@ class World:
                 assert torch.equal(blob.tensors["a"], expected.tensors["a"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(ATTEMPTS)
 def test_no_attempt_touches_the_kept_version_and_only_whole_copies_are_told_of(attempts: list[Attempt]) -> None:
     with closing(World()) as world:
@@ -141,7 +141,7 @@ def test_no_attempt_touches_the_kept_version_and_only_whole_copies_are_told_of(a
             world.attempt(step, attempt)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.one_of(st.none(), VERSIONS), min_size=2, max_size=2), VERSIONS, st.one_of(st.none(), VERSIONS))
 def test_the_buffer_chosen_is_never_the_kept_one_and_makes_no_second_of_a_version(
     held: list[tuple[int, int] | None], version: tuple[int, int], keep: tuple[int, int] | None

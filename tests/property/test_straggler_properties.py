@@ -1,6 +1,6 @@
 """Speeds and costs from what layers take where they run: noise tells nothing, and a slow slot is found."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.model.ids import NodeId, SlotId
@@ -30,7 +30,6 @@ def seen(
     }
 
 
-@settings(deadline=None)
 @given(_COSTS, _CUTS, st.floats(0.5, 4), st.data())
 def test_noise_and_what_is_slow_for_all_never_make_a_slot_slow(
     costs: list[float], cuts: list[int], machine: float, data: st.DataObject
@@ -40,7 +39,6 @@ def test_noise_and_what_is_slow_for_all_never_make_a_slot_slow(
     assert all(abs(now / (cost * machine) - 1) < 0.07 for now, cost in zip(measured.layer_s, costs, strict=True))
 
 
-@settings(deadline=None)
 @given(_COSTS, _CUTS, _CUTS, st.sampled_from(SLOTS), st.floats(0.2, 0.8), st.data())
 def test_a_slow_slot_is_found_within_noise_and_stays_told_in_another_layout(
     costs: list[float], cuts: list[int], others: list[int], slow: SlotId, speed: float, data: st.DataObject
@@ -54,7 +52,6 @@ def test_a_slow_slot_is_found_within_noise_and_stays_told_in_another_layout(
     assert again.speeds == measured.speeds
 
 
-@settings(deadline=None)
 @given(_COSTS, st.sampled_from(SLOTS[:2]), st.floats(0.2, 0.8))
 def test_a_slot_that_becomes_slow_is_found_also_where_each_layer_has_one_holder(
     costs: list[float], slow: SlotId, speed: float

@@ -3,7 +3,7 @@
 from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.model.ids import NodeId, SlotId
@@ -61,7 +61,6 @@ def plans(draw: st.DrawFn) -> tuple[Plan, int, Profile]:
     return Plan(tuple(pipelines)), block_size, draw(profiles(layers))
 
 
-@settings(deadline=None)
 @given(plans(), st.booleans())
 def test_the_fast_simulation_tells_what_following_every_message_tells(
     case: tuple[Plan, int, Profile], canonical: bool
@@ -76,7 +75,6 @@ def test_the_fast_simulation_tells_what_following_every_message_tells(
     assert fast.update_s == pytest.approx(slow.update_s, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(plans(), st.booleans())
 def test_every_microbatch_goes_forward_then_backward_on_every_stage_and_no_slot_does_two_things_at_once(
     case: tuple[Plan, int, Profile], canonical: bool
@@ -99,7 +97,6 @@ def test_every_microbatch_goes_forward_then_backward_on_every_stage_and_no_slot_
         assert in_flight <= plan.pipelines[pipeline].depth - stage
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(1, 4))
 def test_fewer_cores_never_make_a_step_shorter_than_its_work_allows(
     case: tuple[Plan, int, Profile], cores: int

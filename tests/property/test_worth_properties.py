@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.planner.hazard import MOMENT_PRIOR, Moments, Outlook, Prior, Rate
@@ -77,7 +77,6 @@ def test_the_plain_rate_is_events_over_time_with_the_prior_as_one_more_piece(pie
     assert rate.per_s == pytest.approx((1 + count) / (600 + time_s))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(1 / 7200, 1 / 120))
 def test_a_steady_market_is_learned(seed: int, hazard: float) -> None:
     draw, moments = Random(seed), Moments.of(MOMENT_PRIOR)

@@ -107,7 +107,7 @@ def _boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int
 
 
 @given(boxes=st.lists(_boxes(), min_size=1, max_size=5), transposed=st.booleans(), aside_max=st.integers(1, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_box_of_any_chunk_lands_where_it_belongs(
     tmp_path_factory: pytest.TempPathFactory, boxes: Any, transposed: bool, aside_max: int
 ) -> None:

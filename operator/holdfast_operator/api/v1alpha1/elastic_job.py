@@ -99,6 +99,10 @@ class Layout(Section):
         pattern=r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?\s*(|B|[KMGT](B|iB?))$",
         description="that a slot may use, such as 8GiB",
     )
+    adaptive: bool = Field(
+        default=True,
+        description="less for slots that turn out slow; false: it changes for nodes that come and go alone",
+    )
 
 
 class Timeouts(Section):

@@ -29,6 +29,7 @@ FIELDS: Final = {
     "slots_per_node": "slots_per_node",
     "layout.depth": "layout.depth",
     "layout.memory_per_slot": "layout.memory_per_slot_bytes",
+    "layout.adaptive": "layout.adaptive",
     "timeouts.lease_ttl": "timeouts.lease_ttl_s",
     "timeouts.probe": "timeouts.probe_s",
     "timeouts.abort": "timeouts.abort_s",

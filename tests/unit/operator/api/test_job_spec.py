@@ -57,7 +57,7 @@ def test_every_field_arrives(tmp_path: Path) -> None:
         reduction="allreduce",
         device="cuda",
         slotsPerNode=8,
-        layout={"depth": 2, "memoryPerSlot": "8GiB"},
+        layout={"depth": 2, "memoryPerSlot": "8GiB", "adaptive": False},
         timeouts={"leaseTtl": 9, "probe": 1, "abort": 2, "progress": 3, "start": 4, "startSettle": 5, "orphan": 60},
         preemption={"notice": 110},
         state={
@@ -80,7 +80,7 @@ def test_every_field_arrives(tmp_path: Path) -> None:
         "device": "cuda",
         "nodes": {"min": 2, "max": 4, "desired": 3},
         "slots_per_node": 8,
-        "layout": {"depth": 2, "memory_per_slot_bytes": 8 * 2**30},
+        "layout": {"depth": 2, "memory_per_slot_bytes": 8 * 2**30, "adaptive": False},
         "timeouts": {
             "lease_ttl_s": 9,
             "probe_s": 1,

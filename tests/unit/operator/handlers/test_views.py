@@ -151,7 +151,7 @@ def spoilt_pods(draw: st.DrawFn) -> Any:
     return _replaced(draw, raw)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), _NESTED)
     | spoilt_pods().filter(lambda raw: isinstance(raw, dict))

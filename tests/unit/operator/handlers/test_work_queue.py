@@ -128,7 +128,7 @@ class Queued(RuleBasedStateMachine):
 
 
 TestQueued = Queued.TestCase
-TestQueued.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestQueued.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 async def taken_by(workers: int, act: Callable[[WorkQueue[int]], None], count: int) -> list[int]:
