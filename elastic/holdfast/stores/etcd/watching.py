@@ -86,6 +86,11 @@ class WatchFeed:
 
     async def _advance(self, from_revision: int) -> Polled:
         """Returns as soon as the position moved."""
+        try:
+            # Nearly always nothing is to be retried, and who follows hundreds of runs reads hundreds of times a second.
+            return await self._read(from_revision)
+        except _StreamLostError:
+            pass  # another member may have it at once; from here on with pauses
         retrying = AsyncRetrying(
             wait=wait_random_exponential(multiplier=_BACKOFF_MIN_S, max=_BACKOFF_MAX_S),
             retry=retry_if_exception_type(_StreamLostError),
