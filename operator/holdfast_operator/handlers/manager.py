@@ -213,6 +213,7 @@ class Manager:
             has_secret=known.has_secret,
             config=known.config,
             refusals=dict(known.refusals),
+            progress_s=self._settings.progress_s,
         )
 
     def _remembered(self, key: Key, job: Metadata) -> Known:

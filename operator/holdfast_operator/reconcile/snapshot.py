@@ -145,3 +145,4 @@ class Snapshot:
     config: str | None = None  # the spec in its ConfigMap
     # What the API server refused when this was tried last, and why; by kind and name, such as "Pod/gpt-3".
     refusals: Mapping[str, str] = field(default_factory=dict)
+    progress_s: float = 30.0  # steps and rates alone are written this often, at most

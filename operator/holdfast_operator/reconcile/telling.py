@@ -42,7 +42,7 @@ def status_of(
             "ledger": ledger.entries,
         }
     )
-    if after == before or is_fresh_enough(before, after, view.is_due):
+    if after == before or is_fresh_enough(before, after, view.snapshot.progress_s, view.is_due):
         return before
     return after.model_copy(update={"observed_time": now})
 

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from holdfast_operator.api.v1alpha1.status import ElasticJobStatus
 from holdfast_operator.api.v1alpha1.times import seconds_of
 
-# Between two writes of a status in which nothing but these has changed.
-EVERY_S = 10.0
 _GAUGES = ("step", "progress", "samples_per_second", "goodput")
 
 
@@ -27,9 +25,11 @@ def with_gauges_of(status: ElasticJobStatus, other: ElasticJobStatus) -> Elastic
     return status.model_copy(update={name: getattr(other, name) for name in _GAUGES})
 
 
-def is_fresh_enough(before: ElasticJobStatus, after: ElasticJobStatus, is_due: Callable[[float], bool]) -> bool:
-    """Whether `before` may stand for a while: they differ in figures alone, and it is not old. `is_due` tells whether a
-    time has come, and remembers it if not."""
+def is_fresh_enough(
+    before: ElasticJobStatus, after: ElasticJobStatus, every_s: float, is_due: Callable[[float], bool]
+) -> bool:
+    """Whether `before` may stand for a while: they differ in figures alone, which are written at most every `every_s`.
+    `is_due` tells whether a time has come, and remembers it if not."""
     if before.observed_time is None or with_gauges_of(after, before) != before:
         return False
-    return not is_due(seconds_of(before.observed_time) + EVERY_S)
+    return not is_due(seconds_of(before.observed_time) + every_s)

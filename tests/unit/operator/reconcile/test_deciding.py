@@ -139,15 +139,16 @@ def test_a_node_that_drains_is_counted_as_one_that_drains() -> None:
     assert (status.nodes.ready, status.nodes.draining, status.replicas) == (1, 1, 2)
 
 
-def test_steps_alone_are_written_every_ten_seconds_and_news_at_once() -> None:
+@pytest.mark.parametrize("every_s", [10.0, 30.0])
+def test_steps_alone_are_written_as_seldom_as_the_operator_is_told_to_and_news_at_once(every_s: float) -> None:
     before = status_after(snapshot(pod(0)))
 
     def after(seconds: float, **fields: Any) -> ElasticJobStatus | None:
         shot = snapshot(pod(0), status=before, run=run(0, **{"step": 8} | fields))
-        return written(reconcile(replace(shot, now_s=NOW_S + seconds)))
+        return written(reconcile(replace(shot, now_s=NOW_S + seconds, progress_s=every_s)))
 
-    assert after(9.0) is None
-    assert after(10.0) is not None
+    assert after(every_s - 1.0) is None
+    assert after(every_s) is not None
     news = after(1.0, state=RunState.RESHAPING)
     assert news is not None
     assert news.step == 8
