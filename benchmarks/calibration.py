@@ -8,11 +8,14 @@ step. `others` is what else the machine did meanwhile, in cores: with more than 
 times say little. The work of a step, in seconds of a core, is compared too; other work on the machine hardly moves it.
 """
 
+import sys
+
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
+
 import argparse
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.contenders import gaps_s
 from benchmarks.harness.holdfast_run import HoldfastRun, RunRequest

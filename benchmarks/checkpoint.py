@@ -8,17 +8,18 @@ plain write() and fsync, and against s3fs alone (rclone serves S3 on loopback). 
 against plain reads and dcp.load.
 """
 
+import sys
+
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
+
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)  # this file's own folder, whose `harness` would hide that of the tests
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from benchmarks.harness.dcp_restoring import restoring_figures

@@ -7,18 +7,19 @@ in flight). Taken: the peak of the worker's own pages in training, above what it
 The same is measured of plain PyTorch with the same stage, since no allocator reaches the count.
 """
 
+import sys
+
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
+
 import argparse
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.contenders import ProgramSource
 from benchmarks.harness.holdfast_run import HoldfastRun

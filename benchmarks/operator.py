@@ -13,7 +13,7 @@ are missing.
 
 import sys
 
-sys.path.pop(0)  # this file's own folder, in which it hides Python's `operator`, and `harness` that of the tests
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
 
 import argparse
 import asyncio
@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pytest

@@ -7,16 +7,16 @@ the others hold what they had. Every layout is judged by the planner's own objec
 against a simulation of the schedule.
 """
 
+import sys
+
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
+
 import argparse
 import random
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.results import machine, median, parser, progress, tell
 from benchmarks.harness.trying_all import best_by_trying, outcome

@@ -6,14 +6,14 @@ Nothing is measured but the time of the replays themselves: throughput and migra
 GPT-1.5B), or Holdfast's own from docs/benchmarks.md.
 """
 
-import random
 import sys
+
+sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operator.py` would hide Python's own
+
+import random
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.processes import REPOSITORY
 from benchmarks.harness.results import machine, parser, progress, tell

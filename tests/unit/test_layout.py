@@ -195,3 +195,11 @@ def test_no_file_grows_past_one_idea() -> None:
 )
 def test_the_guard_sees_every_run_time_import(source: str, roots: set[str]) -> None:
     assert roots_imported(source) == roots
+
+
+@pytest.mark.parametrize("benchmark", sorted((ROOT / "benchmarks").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_begins_by_leaving_its_folder_where_operator_py_would_hide_pythons_own(benchmark: Path) -> None:
+    _, *statements = ast.parse(benchmark.read_text(encoding="utf-8")).body
+
+    assert ast.unparse(statements[0]) == "import sys"
+    assert ast.unparse(statements[1]).startswith("sys.path.insert(0, sys.path.pop(0)")
