@@ -66,4 +66,3 @@ def test_a_slow_node_gets_less_and_the_result_is_the_same(tmp_path: Path) -> Non
     assert f"{SLOW_NODE}/0 computes at" in balanced["reason"]
     assert microbatches(balanced, SLOW_NODE) < microbatches(first, SLOW_NODE)
     assert balanced["redone_steps"] == 0
-    assert balanced["median_step_s"] < first["median_step_s"]
