@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from holdfast_operator.api.v1alpha1 import names
 _STATE_FOLDER = "/state"  # of this machine, in every pod
 WORKER_IMAGE = "holdfast-worker:test"
 STEPS = 50
+_END_TOLD_S = 30.0  # after the job's
 ONE_POD = {"cpu": "1", "memory": "4Gi", "pods": "10"}  # capacity of a node that holds one pod of a job
 
 
@@ -37,18 +40,27 @@ class Cluster:
     def jobs(self) -> str:
         return f"/apis/holdfast.dev/v1alpha1/namespaces/{self.namespace}/elasticjobs"
 
-    def manifest(self, name: str, *, steps: int, pause_s: float = 0.0, **spec: Any) -> Object:
-        """Each of its pods takes a processor, so that a node with one has one of them."""
+    @property
+    def store(self) -> str:
+        """Where its jobs' nodes find each other."""
+        return f"etcd://{self.endpoint}/{names.store_prefix('holdfast', self.namespace)}"
+
+    def folder(self, name: str) -> Path:
+        """Of this machine, for the state of the job of that name."""
         folder = self.state / name
         folder.mkdir(mode=0o777, exist_ok=True)
         folder.chmod(0o777)  # the pods are another user's
+        return folder
+
+    def manifest(self, name: str, *, steps: int, pause_s: float = 0.0, **spec: Any) -> Object:
+        """Each of its pods takes a processor, so that a node with one has one of them."""
         container = {
             "name": names.AGENT_CONTAINER,
             "image": WORKER_IMAGE,
             "resources": {"requests": {"cpu": "1", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
             "volumeMounts": [{"name": "state", "mountPath": _STATE_FOLDER}],
         }
-        volume = {"name": "state", "hostPath": {"path": str(folder)}}
+        volume = {"name": "state", "hostPath": {"path": str(self.folder(name))}}
         asked = {
             "program": {"entry": "tests/programs/toy.py:program", "params": {"pause_s": pause_s}},
             "steps": steps,
@@ -138,6 +150,31 @@ class Job:
         assert kind in seen, seen
         return seen[kind]
 
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[list[Object]]:
+        """The job, already in the rendezvous, as `holdfast events` tells it; all of it, once this waited for its end."""
+        target = self._target = self._target or await self._find_target()
+        assert target is not None and target.access.secret is not None
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "holdfast.cli.main", "events", "--follow", "--json"),
+            *("--job", target.job, "--store", self._cluster.store),
+            stdout=PIPE,
+            env={**os.environ, "HOLDFAST_SECRET": target.access.secret.decode()},
+        )
+        assert process.stdout is not None
+        # What it has told anything of, it watches.
+        events: list[Object] = [json.loads(await process.stdout.readline())]
+        reading = asyncio.create_task(_read_lines(process.stdout, events))
+        try:
+            yield events
+            async with asyncio.timeout(_END_TOLD_S):
+                await reading
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            reading.cancel()
+
     async def weights(self, to: Path) -> str:
         """The hash of what it left."""
         process = await asyncio.create_subprocess_exec(
@@ -156,12 +193,16 @@ class Job:
         )
         if job is None or secret is None:
             return None
-        prefix = names.store_prefix("holdfast", self._cluster.namespace)
         return Target(
             job=names.job_id(self.name, job["metadata"]["uid"]),
-            address=parse_store(f"etcd://{self._cluster.endpoint}/{prefix}"),
+            address=parse_store(self._cluster.store),
             access=StoreAccess(secret=base64.b64decode(secret["data"]["secret"])),
         )
+
+
+async def _read_lines(lines: asyncio.StreamReader, to: list[Object]) -> None:
+    async for line in lines:
+        to.append(json.loads(line))
 
 
 def true_conditions(job: Object) -> dict[str, Object]:

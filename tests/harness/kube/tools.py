@@ -29,9 +29,7 @@ class Tool:
 
     async def __call__(self, *arguments: str, told: str = "", code: int | None = 0, timeout_s: float = 60.0) -> str:
         """What it prints, and its errors where its exit code may be another; `told` is its standard input."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
-        )
+        process = await self.start(*arguments)
         try:
             async with asyncio.timeout(timeout_s):
                 output, errors = await process.communicate(told.encode())
@@ -42,6 +40,12 @@ class Tool:
         text, trouble = output.decode(), errors.decode()
         assert code is None or process.returncode == code, (arguments, process.returncode, text, trouble)
         return text if code == 0 else text + trouble
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """One that goes on, such as a watch; whoever starts it ends it."""
+        return await asyncio.create_subprocess_exec(
+            *self._command, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
+        )
 
 
 def _program(name: str, remedy: str) -> Path:

@@ -68,3 +68,15 @@ def test_the_tiny_gpt_is_the_one_that_runs_without_kubernetes() -> None:
     assert (job.spec.steps, job.spec.layout.depth) == (alone.steps, alone.layout.depth)
     assert job.spec.nodes.desired == 4
     assert job.spec.rendezvous.endpoints == (ETCD_OF_THE_CHART,)
+
+
+def test_the_tiny_gpts_storage_needs_only_to_be_uncommented() -> None:
+    text = (ROOT / "examples/kubernetes/gpt-tiny.yaml").read_text(encoding="utf-8")
+    plain, stored = (yaml.safe_load(one) for one in (text, re.sub(r"(?m)^( +)# ", r"\1", text)))
+
+    jsonschema.Draft4Validator(root_schema()).validate(stored)
+    (agent,), (volume,) = stored["spec"]["template"]["spec"]["containers"], stored["spec"]["template"]["spec"]["volumes"]
+    (mount,) = agent["volumeMounts"]
+    assert volume["name"] == mount["name"]
+    assert stored["spec"]["state"]["url"].startswith(f"file://{mount['mountPath']}/")
+    assert plain["spec"].keys() == stored["spec"].keys() - {"state"}
