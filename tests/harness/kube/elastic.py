@@ -152,9 +152,10 @@ class Job:
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[list[Object]]:
-        """The job, already in the rendezvous, as `holdfast events` tells it; all of it, once this waited for its end."""
+        """The job, already in the rendezvous, as `holdfast events` tells it; leaving waits for its end."""
         target = self._target = self._target or await self._find_target()
-        assert target is not None and target.access.secret is not None
+        assert target is not None
+        assert target.access.secret is not None
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "holdfast.cli.main", "events", "--follow", "--json"),
             *("--job", target.job, "--store", self._cluster.store),
