@@ -75,7 +75,10 @@ def test_the_tiny_gpts_storage_needs_only_to_be_uncommented() -> None:
     plain, stored = (yaml.safe_load(one) for one in (text, re.sub(r"(?m)^( +)# ", r"\1", text)))
 
     jsonschema.Draft4Validator(root_schema()).validate(stored)
-    (agent,), (volume,) = stored["spec"]["template"]["spec"]["containers"], stored["spec"]["template"]["spec"]["volumes"]
+    (agent,), (volume,) = (
+        stored["spec"]["template"]["spec"]["containers"],
+        stored["spec"]["template"]["spec"]["volumes"],
+    )
     (mount,) = agent["volumeMounts"]
     assert volume["name"] == mount["name"]
     assert stored["spec"]["state"]["url"].startswith(f"file://{mount['mountPath']}/")
