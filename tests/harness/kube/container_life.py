@@ -104,6 +104,12 @@ class ContainerLife:
         self._stopping.set()
         self.crash()
 
+    async def end(self) -> None:
+        """At once, and over when this returns, whoever else waits for it or gave up waiting."""
+        self.kill()
+        if self._running is not None:
+            await self._running.wait()
+
     async def _once(self) -> int:
         plan = await self._planned()
         if plan is None:

@@ -125,7 +125,12 @@ async def start_container(plan: Plan, folder: Path, log: Path) -> Running:
             )
     finally:
         os.close(tell)
-    pid, _, trouble = (await _read_to_end(told)).partition("\n")
+    try:
+        pid, _, trouble = (await _read_to_end(told)).partition("\n")
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
     if not pid.isdigit() or trouble:
         await process.wait()
         raise StartError(trouble.strip() or pid or f"the sandbox ended with {process.returncode}; its log: {log}")

@@ -89,9 +89,9 @@ class PodWorker:
         finally:
             for task in (living, telling, deleted):
                 task.cancel()
-            for one in (*self._init, *self._containers):
-                one.kill()
             await asyncio.wait({living, telling, deleted})
+            for one in (*self._init, *self._containers):
+                await one.end()
             if self.holder is not None:
                 await self.holder.stop()
             shutil.rmtree(self._folder, ignore_errors=True)
