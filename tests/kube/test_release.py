@@ -34,7 +34,7 @@ async def test_upgrading_and_uninstalling_the_operator_leaves_crd_jobs_and_pods_
 
     pods = {name: uid_of(pod) for name, pod in (await job.pods()).items()}
     await helm("uninstall", operator.name, "--wait")
-    assert await operator.pods() == []
+    await until(operator.pods, lambda found: found == [], "gone")
     assert "elasticjobs.holdfast.dev" in await kubectl("get", "crd", "--output=name")
     assert {name: uid_of(pod) for name, pod in (await job.pods()).items()} == pods
     await trains_on(job)
