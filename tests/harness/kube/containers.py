@@ -65,7 +65,12 @@ class Holder:
     async def start(cls, hostname: str, network: PodNetwork) -> "Holder":
         process = await asyncio.create_subprocess_exec(*_SANDBOX, "hold", hostname, stdin=DEVNULL, stdout=PIPE)
         assert process.stdout is not None
-        told = await process.stdout.readline()
+        try:
+            told = await process.stdout.readline()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
         assert told == b"up\n", f"no namespaces for {hostname}"
         return cls(process, network, network.wire(process.pid))
 
