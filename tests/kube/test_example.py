@@ -95,7 +95,6 @@ async def test_the_tiny_gpt_outlives_notice_deletion_and_silent_loss(
     assert (status["disruptions"], status["recoveries"]) == ({"seen": 3, "survived": 3}, 2)
     drained_s = next(event["time_s"] for event in events if event["kind"] == "node.draining")
     assert drained_s - done_s["node n1 gets notice"] < 1.0
-    assert told["pauses_s"]["drain"][0] < told["step_s"], "beyond the step that was made in any case"
 
 
 async def trained_on(job: Job, nodes: int) -> None:
