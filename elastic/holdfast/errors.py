@@ -12,6 +12,7 @@ HoldfastError
 ├── StoreError                the rendezvous store
 │   ├── StoreUnavailableError temporary: no answer from the store
 │   ├── LeaseExpiredError     the lease is gone; the holder must take a new one
+│   ├── RequestError          the store cannot take this request as it is (also a ValueError)
 │   └── CompactedError        a watch asked for a revision that is no longer kept
 ├── ProtocolError             a message that breaks its protocol
 │   └── VersionError          it is of another version of the protocol
@@ -66,6 +67,10 @@ class StoreUnavailableError(StoreError):
 
 class LeaseExpiredError(StoreError):
     """The lease is gone, and with it every key that hung on it."""
+
+
+class RequestError(StoreError, ValueError):
+    """The store cannot take this request, too large perhaps, and did nothing; asked again it will say the same."""
 
 
 class CompactedError(StoreError):

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from holdfast.errors import CompactedError, LeaseExpiredError, StoreError, StoreUnavailableError
+from holdfast.errors import CompactedError, LeaseExpiredError, RequestError, StoreError, StoreUnavailableError
 from holdfast.ports.store import KeyValue, Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ _SAY_AGAIN_S = 30.0
 
 def is_refusal(error: BaseException) -> bool:
     """The store answers, and will not do it until somebody mends it: no space, no permission, another password."""
-    passing = (StoreUnavailableError, LeaseExpiredError, CompactedError)
-    return isinstance(error, StoreError) and not isinstance(error, passing)
+    others = (StoreUnavailableError, LeaseExpiredError, CompactedError, RequestError)
+    return isinstance(error, StoreError) and not isinstance(error, others)
 
 
 class StoreTrouble:

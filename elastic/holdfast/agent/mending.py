@@ -114,12 +114,12 @@ class Mender:
         try:
             if good is None or not await self._put_back(good, broken):
                 await self._write(broken, Delete(key=broken.key))
+        except ValueError as error:  # the store can never take it
+            log.error("store.not_mended", extra={"key": broken.key, "error": str(error)})
         except StoreError as error:
             self._trouble.say(error)
             await asyncio.sleep(_GIVEN_S[0] if isinstance(error, StoreUnavailableError) else _REFUSED_S)
             self._more.set()
-        except ValueError as error:
-            log.error("store.not_mended", extra={"key": broken.key, "error": str(error)})
 
     async def _put_back(self, good: KeyValue, broken: KeyValue) -> bool:
         """False if what it hung on is gone."""

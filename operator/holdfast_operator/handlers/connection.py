@@ -1,5 +1,8 @@
 """One connection to a rendezvous, for all jobs that share it: opened with what the Secrets hold, opened anew when
-that changes, and asked from time to time whether it still answers."""
+that changes, and asked from time to time whether it still answers.
+
+Rule: after it was away it counts for a job only once all of the job was read again.
+"""
 
 import asyncio
 import logging
@@ -12,7 +15,7 @@ from holdfast.errors import StoreError, UserError
 from holdfast.ports.store import Store
 from holdfast.stores.address import open_store
 from holdfast_operator.handlers.client import Cluster
-from holdfast_operator.handlers.errors import ClusterError
+from holdfast_operator.handlers.errors import ClusterError, ClusterUnavailableError
 from holdfast_operator.handlers.following import Follower
 from holdfast_operator.handlers.store_access import StorePlace, StoreSecrets, access_from, read_secrets
 from holdfast_operator.handlers.tasks import Tasks, stop
@@ -34,7 +37,7 @@ class Connection:
         self._cluster, self._place, self._tasks, self._told = cluster, place, tasks, told
         self.trouble = ""
         self.store: Store | None = None
-        self._answers = False  # it did, since it was opened
+        self._answers = False  # it did when it was asked last
         self._followers: dict[Follower, asyncio.Task[None] | None] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="holdfast-operator-"))
         self._task = tasks.begin(self._run(), name=f"store {place.address}")
@@ -59,16 +62,27 @@ class Connection:
     async def _run(self) -> None:
         while True:
             try:
-                secrets = await read_secrets(self._cluster, self._place)
-                self.store = open_store(self._place.address, access_from(secrets, self._folder), timeout_s=_CALL_S)
+                await self._use()
+                continue
+            except ClusterUnavailableError as error:
+                # That says nothing about the rendezvous: who asks goes on waiting.
+                self._unread(error)
             except (UserError, ClusterError) as error:
                 self._tell(str(error))
-                await asyncio.sleep(_AGAIN_S)
-                continue
-            try:
-                await self._watch_over(self.store, secrets)
-            finally:
-                await self._end(self.store)
+            except Exception as error:  # a full disk, or a bug: other jobs have other rendezvous
+                log.exception("store.broken", extra={"store": str(self._place.address)})
+                self._tell(f"the rendezvous cannot be used: {error!r}")
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _use(self) -> None:
+        """Returns when what opens the store has changed."""
+        secrets = await read_secrets(self._cluster, self._place)
+        store = open_store(self._place.address, access_from(secrets, self._folder), timeout_s=_CALL_S)
+        self.store = store
+        try:
+            await self._watch_over(store, secrets)
+        finally:
+            await self._end(store)
 
     async def _watch_over(self, store: Store, secrets: StoreSecrets) -> None:
         """Returns when what opens the store has changed."""
@@ -81,8 +95,9 @@ class Connection:
             except StoreError as error:
                 trouble = str(error)
             if not trouble and not self._answers:
-                self._answers = True
+                await self._stop_followers()
                 self._followers = {follower: self._begin(follower) for follower in self._followers}
+            self._answers = not trouble
             self._tell(trouble)
             if trouble or loop.time() > read_s + _ROTATED_S:
                 read_s = loop.time()
@@ -96,16 +111,26 @@ class Connection:
             return await read_secrets(self._cluster, self._place) != secrets
         except (UserError, ClusterError) as error:
             # What was read before may well be good still.
-            log.warning("store.secrets_unread", extra={"store": str(self._place.address), "error": str(error)})
+            self._unread(error)
             return False
+
+    def _unread(self, error: Exception) -> None:
+        log.warning("store.secrets_unread", extra={"store": str(self._place.address), "error": str(error)})
 
     async def _end(self, store: Store) -> None:
         self.store, self._answers = None, False
-        await asyncio.gather(*(stop(task) for task in self._followers.values()))
+        await self._stop_followers()
         await store.close()
+
+    async def _stop_followers(self) -> None:
+        """What they hold is old from now on; those that come meanwhile begin with the others."""
+        for follower in self._followers:
+            follower.is_current = False
+        await asyncio.gather(*(stop(task) for task in self._followers.values()))
 
     def _begin(self, follower: Follower) -> asyncio.Task[None]:
         assert self.store is not None
+        follower.is_current = False
         return self._tasks.begin(follower.run(self.store), name=f"following {follower.keys.job}")
 
     def _tell(self, trouble: str) -> None:

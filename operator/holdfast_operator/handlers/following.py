@@ -12,6 +12,7 @@ from holdfast.stores.changes import changes_of
 from holdfast_operator.handlers.run_fold import RunFold
 
 log = logging.getLogger(__name__)
+Changes = tuple[tuple[str, bytes | None], ...]
 _REFUSED_PAUSE_S = 5.0
 # etcd takes 128 operations a transaction unless told otherwise.
 _DELETES = 100
@@ -22,20 +23,24 @@ class Follower:
 
     def __init__(self, keys: Keys, fold: RunFold, changed: Callable[[bool], None]) -> None:
         self.keys, self.fold = keys, fold
-        self.has_read = False
-        self.trouble = ""  # what the store refuses, in words
+        self.is_current = False  # what the fold holds is what stands
+        self.trouble = ""  # why it cannot be read, in words
         self._changed = changed
+        self._standing: set[str] = set()  # keys, as far as it is read
         self._is_left = asyncio.Event()  # no agent of the job is alive
 
     async def run(self, store: Store) -> None:
-        """Until cancelled."""
+        """Until cancelled: all is read anew, whatever was read before."""
         while True:
             try:
                 await self._follow(store)
             except StoreError as error:
                 log.error("run.refused", extra={"job": self.keys.job, "error": str(error)})
                 self._told(str(error))
-                await asyncio.sleep(_REFUSED_PAUSE_S)
+            except Exception as error:  # a bug that one job's records show must not stop all the others
+                log.exception("run.broken", extra={"job": self.keys.job})
+                self._told(f"what stands there cannot be read: {error!r}")
+            await asyncio.sleep(_REFUSED_PAUSE_S)
 
     async def empty(self, store: Store) -> None:
         """Delete all of the job's keys, once none of its agents is alive.
@@ -50,16 +55,29 @@ class Follower:
             await store.transact([], [Delete(key=kv.key) for kv in standing.kvs[:_DELETES]])
 
     async def _follow(self, store: Store) -> None:
+        is_first = True
         async for changes in changes_of(store, self.keys.prefix):
+            if is_first:
+                is_first, changes = False, (*self._gone(changes), *changes)
+            self._note(changes)
             is_news = self.fold.see(changes, time.time())
             (self._is_left.clear if self.fold.leased else self._is_left.set)()
-            if not self.has_read or self.trouble:
-                self.has_read, is_news = True, True
+            if not self.is_current:
+                self.is_current, is_news = True, True
                 self.trouble = ""
             if changes or is_news:
                 self._changed(is_news)
 
+    def _gone(self, standing: Changes) -> Changes:
+        """What was read before and does not stand any more."""
+        return tuple((key, None) for key in sorted(self._standing - {key for key, _ in standing}))
+
+    def _note(self, changes: Changes) -> None:
+        for key, value in changes:
+            (self._standing.discard if value is None else self._standing.add)(key)
+
     def _told(self, trouble: str) -> None:
+        self.is_current = False
         if trouble != self.trouble:
             self.trouble = trouble
             self._changed(True)

@@ -30,7 +30,8 @@ _EMPTY_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`is_known` False: wait, it is being read. `trouble`: why it cannot be; `run` is then what was seen last."""
+    """`is_known` False: wait, it is being read, perhaps again. `trouble`: why it cannot be; `run` is then what was seen
+    last."""
 
     is_known: bool
     run: RunSnapshot | None
@@ -68,7 +69,7 @@ class Rendezvous:
             followed = self._jobs[key] = self._follow(key, job, place)
         follower = followed.follower
         trouble = followed.connection.trouble or follower.trouble or follower.fold.trouble
-        return Seen(follower.has_read or bool(trouble), follower.fold.snapshot(), trouble)
+        return Seen(follower.is_current or bool(trouble), follower.fold.snapshot(), trouble)
 
     async def drain(self, job: Key, node: NodeId, grace_s: float, reason: str) -> bool:
         """Whether it was written: one that stands stays if it ends sooner, or is released. It is meant for the agent
@@ -158,5 +159,8 @@ class Rendezvous:
             await followed.follower.empty(store)
         except StoreError as error:
             log.warning("run.not_emptied_yet", extra={"run": followed.follower.keys.job, "error": str(error)})
+            return False
+        except Exception:  # a bug; what is left over of one job must not stop all the others
+            log.exception("run.not_emptied_yet", extra={"run": followed.follower.keys.job})
             return False
         return True

@@ -64,7 +64,7 @@ class Cluster:
 
         Raises:
             StoreUnavailableError: none came; if not `repeatable`, whether it took effect is unknown.
-            LeaseExpiredError, CompactedError, StoreError, ValueError: etcd said so.
+            LeaseExpiredError, CompactedError, RequestError, StoreError: etcd said so.
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s

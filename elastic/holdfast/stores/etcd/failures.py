@@ -7,7 +7,7 @@ only if etcd says that it was turned away at the door; all else may have taken e
 import grpc
 from grpc.aio import AioRpcError
 
-from holdfast.errors import CompactedError, LeaseExpiredError, StoreError, StoreUnavailableError
+from holdfast.errors import CompactedError, LeaseExpiredError, RequestError, StoreError, StoreUnavailableError
 
 _TEMPORARY = frozenset(
     {
@@ -60,7 +60,7 @@ def is_lease_taken(error: AioRpcError) -> bool:
     return _details(error).startswith(_LEASE_TAKEN)
 
 
-def translate(error: AioRpcError, what: str, where: str) -> Exception:
+def translate(error: AioRpcError, what: str, where: str) -> StoreError:
     """Our error for one that no repetition mends; `what` was asked of `where`."""
     details = _details(error)
     if is_lease_gone(error):
@@ -76,7 +76,7 @@ def translate(error: AioRpcError, what: str, where: str) -> Exception:
             "read before repeating it"
         )
     if error.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE} or "larger than max" in details:
-        return ValueError(
+        return RequestError(
             f"etcd at {where} cannot take {what}: {details}; write less at a time, read a narrower prefix"
         )
     return StoreError(f"etcd at {where} refused {what}: {describe(error)}")

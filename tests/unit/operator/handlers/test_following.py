@@ -1,0 +1,91 @@
+"""A job's prefix is followed whatever stands there, and whatever the store says."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from harness.records import JOB, KEYS, NODE, RECORDS
+from holdfast.errors import RequestError
+from holdfast.model.wire import encode
+from holdfast.ports.store import Snapshot
+from holdfast.stores.memory import MemoryStore
+from holdfast_operator.handlers import following
+from holdfast_operator.handlers.following import Follower
+from holdfast_operator.handlers.run_fold import RunFold
+
+
+class LargeStore(MemoryStore):
+    """Too much stands there to be read at once, `times` times."""
+
+    times = 1
+
+    async def get_prefix(self, prefix: str) -> Snapshot:
+        if self.times:
+            self.times -= 1
+            raise RequestError("read a narrower prefix")
+        return await super().get_prefix(prefix)
+
+
+class OddFold(RunFold):
+    """One that a record breaks, `times` times."""
+
+    times = 1
+
+    def see(self, changes: Iterable[tuple[str, bytes | None]], now_s: float) -> bool:
+        if self.times:
+            self.times -= 1
+            raise ZeroDivisionError("an odd record")
+        return super().see(changes, now_s)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_REFUSED_PAUSE_S", 0.01)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
+
+
+async def troubles_of(fold: RunFold, store: MemoryStore) -> list[str]:
+    """What was told until all was read."""
+    told: list[str] = []
+    follower = Follower(KEYS, fold, lambda is_news: told.append(follower.trouble))
+    await store.put(KEYS.one("spec"), encode(JOB))
+    task = asyncio.create_task(follower.run(store))
+    await until(lambda: follower.is_current or task.done())
+    assert not task.done()
+    task.cancel()
+    assert fold.snapshot() is not None
+    return told
+
+
+async def test_a_prefix_too_large_to_be_read_is_a_trouble_of_that_job_alone() -> None:
+    fold = RunFold(KEYS, recoveries=0, generation=0)
+    assert await troubles_of(fold, LargeStore()) == ["read a narrower prefix", ""]
+
+
+async def test_a_record_that_breaks_the_fold_is_a_trouble_of_that_job_alone() -> None:
+    fold = OddFold(KEYS, recoveries=0, generation=0)
+    (first, last) = await troubles_of(fold, MemoryStore())
+    assert "an odd record" in first
+    assert last == ""
+
+
+async def test_what_went_while_nobody_followed_is_gone_afterwards() -> None:
+    store, fold = MemoryStore(), RunFold(KEYS, recoveries=0, generation=0)
+    follower = Follower(KEYS, fold, lambda is_news: None)
+    for key in (KEYS.one("spec"), KEYS.node(NODE)):
+        await store.put(key, encode(RECORDS[key]))
+    for expected in ({NODE}, set()):
+        follower.is_current = False
+        task = asyncio.create_task(follower.run(store))
+        await until(lambda: follower.is_current)
+        task.cancel()
+        run = fold.snapshot()
+        assert run is not None
+        assert run.nodes.keys() == expected
+        await store.delete(KEYS.node(NODE))
