@@ -3,7 +3,6 @@
 Objects stay dictionaries: models of thousands of pods and nodes would cost more than everything that is done with them.
 """
 
-import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from holdfast.errors import UserError
 from holdfast_operator.api.v1alpha1 import GROUP, PLURAL, VERSION
 from holdfast_operator.api.v1alpha1.names import FIELD_MANAGER
+from holdfast_operator.handlers.decoding import decode_json
 from holdfast_operator.handlers.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -158,7 +158,7 @@ class Cluster:
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    yield _event(json.loads(line))
+                    yield _event(decode_json(line))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ClusterUnavailableError(f"watch of {resource.plural} broke off: {error!r}") from error
         finally:
@@ -203,7 +203,7 @@ class Cluster:
     async def _ask(self, request: "_Request", within_s: float = _CALL_S) -> Object:
         response = await self._send(request, aiohttp.ClientTimeout(total=within_s))
         try:
-            answer: Object = json.loads(await response.read())
+            answer: Object = decode_json(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ClusterUnavailableError(f"{request}: the answer broke off: {error!r}") from error
         return answer
@@ -241,7 +241,7 @@ def _event(event: Object) -> Object:
 async def _status_of(response: aiohttp.ClientResponse) -> Object:
     text = await response.text(errors="replace")
     try:
-        status = json.loads(text)
+        status = decode_json(text.encode())
     except ValueError:
         status = None
     return status if isinstance(status, dict) else {"message": text[:500]}

@@ -1,11 +1,16 @@
 """What is kept of an ElasticJob: the job, or why it cannot be worked on."""
 
+import logging
 from dataclasses import dataclass
 
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJob, ElasticJobStatus, Metadata
 from holdfast_operator.api.v1alpha1.parse import parse_job, parse_metadata, parse_status
 from holdfast_operator.api.v1alpha1.problems import InvalidJobError
 from holdfast_operator.handlers.client import Object
+from holdfast_operator.handlers.decoding import is_deep
+
+log = logging.getLogger(__name__)
+_DEPTH_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,14 @@ def job_entry(raw: Object) -> JobEntry | None:
     except InvalidJobError:
         return None
     try:
-        job = parse_job(raw)
+        if is_deep(raw.get("spec"), _DEPTH_MAX):
+            problem = f"spec: is nested more than {_DEPTH_MAX} levels deep; no field that there is lies so deep"
+        else:
+            job = parse_job(raw)
+            return JobEntry(metadata, job.status, job)
     except InvalidJobError as error:
-        return JobEntry(metadata, parse_status(raw.get("status")), None, str(error))
-    return JobEntry(metadata, job.status, job)
+        problem = str(error)
+    except Exception as error:  # a bug that one object shows is told to its owner
+        log.exception("job.odd", extra={"job": f"{metadata.namespace}/{metadata.name}"})
+        problem = f"the object cannot be read: {error!r}"
+    return JobEntry(metadata, parse_status(raw.get("status")), None, problem)

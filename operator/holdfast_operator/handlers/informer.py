@@ -92,7 +92,7 @@ class Informer(Generic[T]):
             query = wanted.query(limit=_PAGE, **({"continue": more} if more else {}))
             page = await self._cluster.list_page(wanted.resource, wanted.namespace, query)
             for item in page.items:
-                entry = self._see(item)
+                entry = self._entry(item)
                 if entry is not None:
                     listed[key_of(item)] = entry
             more = page.more
@@ -115,10 +115,18 @@ class Informer(Generic[T]):
             if not isinstance(item, dict):
                 continue
             if kind in {"ADDED", "MODIFIED"}:
-                self._put(key_of(item), self._see(item))
+                self._put(key_of(item), self._entry(item))
             elif kind == "DELETED":
                 self._put(key_of(item), None)
             self._reached(version_of(item))
+
+    def _entry(self, item: Object) -> T | None:
+        try:
+            return self._see(item)
+        except Exception:  # a bug that one object shows; it is not gone because of that, and the others go on
+            fields = {"resource": self._wanted.resource.plural, "object": "/".join(key_of(item))}
+            log.exception("informer.odd_object", extra=fields)
+            return self.cache.get(key_of(item))
 
     def _put(self, key: Key, entry: T | None) -> None:
         before = self.cache.put(key, entry)
