@@ -1,7 +1,7 @@
 """Carries out what was decided about a job: every write is such that doing it again, or by two replicas, does no harm.
 
-What the API server refuses is remembered and shown to the next decision; what is temporary ends the pass, and so does
-a status that was not written.
+What the API server refuses is remembered and shown to the next decision, and so is a drain that the rendezvous does
+not take; what else is temporary ends the pass, and so does a status that was not written.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StoreError
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJobStatus, Metadata
 from holdfast_operator.api.v1alpha1.names import LABEL_JOB
 from holdfast_operator.handlers.cache import Key
@@ -45,6 +45,7 @@ from holdfast_operator.reconcile.pods import owner_reference
 log = logging.getLogger(__name__)
 _SECRET_BYTES = 32
 _MAKES_PODS = (CreateSecret, ApplyConfig, CreatePod)
+_DRAINS = (DrainNode, CancelDrain)
 
 
 @dataclass(slots=True)
@@ -89,18 +90,22 @@ class Executor:
         self._events = Events(cluster)
 
     async def execute(self, actions: tuple[Action, ...], doing: Pass) -> bool:
-        """Whether all was done; if not, some of it was refused.
+        """Whether all was done; if not, some of it was refused, and is worth another try later.
 
         Raises:
-            ClusterUnavailableError, StaleError, StoreError: the pass ends here, and is worth another try.
+            ClusterUnavailableError, StaleError: the pass ends here, and is worth another try.
             LeadershipLostError.
         """
-        may_create, done = True, True
+        # The status that was decided upon tells of what is forgotten now: it is to be decided anew.
+        done = not self._forget_refusals(actions, doing)
+        may_create, may_drain = True, True
         for action in actions:
             if not self._may_act():
                 raise LeadershipLostError("this replica does not lead any more")
             if isinstance(action, CreatePod) and not may_create:
                 continue  # what refused one pod refuses the next, and none starts without what it mounts
+            if isinstance(action, _DRAINS) and not may_drain:
+                continue  # a rendezvous that does not answer is waited for once, and what else is to be done is not
             try:
                 result = await self._do(action, doing)
             except RefusedError as error:
@@ -108,6 +113,9 @@ class Executor:
                 may_create, done = may_create and not isinstance(action, _MAKES_PODS), False
                 if isinstance(action, WriteStatus):
                     raise  # nothing happens to a pod that is not written there first
+            except StoreError as error:
+                self._refused(action, error, doing)
+                may_drain, done = False, False
             except HoldfastError:
                 self._metrics.acted(type(action).__name__, "failed")
                 raise
@@ -118,7 +126,15 @@ class Executor:
                     log.info("action.done", extra=_about(action, doing))
         return done
 
-    def _refused(self, action: Action, error: RefusedError, doing: Pass) -> None:
+    def _forget_refusals(self, actions: tuple[Action, ...], doing: Pass) -> bool:
+        """Of what is not to be done any more; whether there was any."""
+        refusals, wanted = doing.known.refusals, {_subject(action) for action in actions}
+        moot = refusals.keys() - wanted
+        for subject in moot:
+            del refusals[subject]
+        return bool(moot)
+
+    def _refused(self, action: Action, error: HoldfastError, doing: Pass) -> None:
         log.warning("action.refused", extra={**_about(action, doing), "error": str(error)})
         self._metrics.acted(type(action).__name__, "refused")
         doing.known.refusals[_subject(action)] = str(error)
@@ -241,6 +257,8 @@ def _subject(action: Action) -> str:
             return f"ConfigMap/{action.name}"
         case CreatePod() | DeletePod():
             return f"Pod/{action.name}"
+        case DrainNode() | CancelDrain():
+            return f"Drain/{action.node}"
         case _:
             return type(action).__name__
 
