@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from holdfast.errors import HoldfastError, StoreError
@@ -62,12 +63,13 @@ class Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
     """One pass over a job; `status`: as it stands there; `seen_s`: when, on the loop's clock, what led to this was
-    seen."""
+    seen; `is_running`: pods of it run, with what they mounted."""
 
     job: Metadata
     status: ElasticJobStatus
     seen_s: float
     known: Known
+    is_running: bool = False
 
     @property
     def key(self) -> Key:
@@ -165,15 +167,35 @@ class Executor:
                 return await self._delete_job(action, doing)
 
     async def _create_secret(self, action: CreateSecret, doing: Pass) -> str:
+        """All pods of a job hold the same one: who holds another cannot speak to them."""
         body = _owned("v1", "Secret", action.name, doing.job)
         body |= {"type": "Opaque", "stringData": {"secret": secrets.token_hex(_SECRET_BYTES)}}
-        try:
-            await self._cluster.create(SECRETS, doing.job.namespace, body)
-            result = "done"
-        except ExistsError:
-            result = "nothing"
+        result = "nothing"
+        if not doing.is_running:
+            with suppress(ExistsError):
+                await self._cluster.create(SECRETS, doing.job.namespace, body)
+                result = "done"
+        if result == "nothing":
+            await self._check_secret(action, doing)
         doing.known.has_secret = True
         return result
+
+    async def _check_secret(self, action: CreateSecret, doing: Pass) -> None:
+        """Raises: RefusedError: it is not this job's, or gone although pods run with it."""
+        try:
+            found = await self._cluster.get(SECRETS, doing.job.namespace, action.name)
+        except NotFoundError as error:
+            if not doing.is_running:  # it was that of an earlier job of this name, and is collected by now
+                raise StaleError(f"Secret {action.name} went meanwhile") from error
+            raise RefusedError(
+                "it is gone, and pods run that hold it, to which pods with another cannot speak; put it back, or "
+                "suspend the job and resume it"
+            ) from error
+        owners = found["metadata"].get("ownerReferences") or ()
+        if doing.job.uid not in {owner.get("uid") for owner in owners}:
+            raise RefusedError("one of that name is there that is not this job's; delete it, or name the job otherwise")
+        if not (found.get("data") or {}).get("secret"):
+            raise RefusedError("it has no entry `secret`; delete it once the job is suspended")
 
     async def _apply_config(self, action: ApplyConfig, doing: Pass) -> str:
         body = _owned("v1", "ConfigMap", action.name, doing.job) | {"data": {"spec.yaml": action.spec}}

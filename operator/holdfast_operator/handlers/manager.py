@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from holdfast.errors import HoldfastError
@@ -28,7 +28,7 @@ from holdfast_operator.handlers.tasks import Tasks
 from holdfast_operator.handlers.views import PodEntry, host_view, pod_entry
 from holdfast_operator.handlers.work_queue import WorkQueue
 from holdfast_operator.reconcile.actions import Decision, WriteStatus
-from holdfast_operator.reconcile.snapshot import HostView, Snapshot
+from holdfast_operator.reconcile.snapshot import HostView, PodPhase, Snapshot
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -194,8 +194,10 @@ class Manager:
         seen = self._rendezvous.look(job)
         if not seen.is_known:
             return True  # it is told when it is
-        decision = self._decide.reconcile(self._snapshot(key, job, seen, known))
-        done = await self._executor.execute(decision.actions, doing)
+        snapshot = self._snapshot(key, job, seen, known)
+        decision = self._decide.reconcile(snapshot)
+        is_running = any(pod.phase is PodPhase.RUNNING and pod.end is None for pod in snapshot.pods)
+        done = await self._executor.execute(decision.actions, replace(doing, is_running=is_running))
         if decision.look_again_s is not None:
             self._queue.add_after(key, decision.look_again_s)
         return done

@@ -127,3 +127,50 @@ async def test_a_refusal_is_forgotten_with_what_was_refused(acting: Acting) -> N
     assert not await acting.does(STATUS)  # it was decided upon with the refusal
     assert not acting.known.refusals
     assert await acting.does(STATUS)
+
+
+def secret(owner: str, **data: str) -> Object:
+    return {"metadata": {"name": SECRET.name, "ownerReferences": [{"uid": owner}]}, "data": data}
+
+
+async def test_a_secret_of_this_job_that_is_there_is_kept(acting: Acting) -> None:
+    acting.objects.there["secrets/a-holdfast"] = there = secret("u", secret="eA==")
+    assert await acting.does(SECRET, POD)
+    assert acting.objects.there["secrets/a-holdfast"] is there
+    assert acting.known.has_secret
+
+
+@pytest.mark.parametrize(
+    ("found", "words"), [(secret("an earlier job", secret="eA=="), "not this job's"), (secret("u"), "no entry `secret`")]
+)
+async def test_no_pod_is_made_with_a_secret_that_is_not_the_jobs(acting: Acting, found: Object, words: str) -> None:
+    acting.objects.there["secrets/a-holdfast"] = found
+    assert not await acting.does(SECRET, POD)
+    assert words in acting.known.refusals["Secret/a-holdfast"]
+    assert "pods/a-3" not in acting.objects.there
+    assert not acting.known.has_secret
+    del acting.objects.there["secrets/a-holdfast"]  # as the control plane does with what an earlier job owned
+    assert await acting.does(SECRET, POD)
+    assert not acting.known.refusals
+    assert acting.objects.there.keys() >= {"secrets/a-holdfast", "pods/a-3"}
+
+
+async def test_a_secret_that_goes_while_it_is_looked_at_is_tried_again(
+    acting: Acting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acting.objects.there["secrets/a-holdfast"] = secret("an earlier job")
+
+    def gone(name: str) -> Object:
+        raise NotFoundError(name)
+
+    monkeypatch.setattr(acting.objects, "_found", gone)
+    with pytest.raises(StaleError):
+        await acting.does(SECRET)
+
+
+async def test_while_pods_run_no_second_secret_is_made(acting: Acting) -> None:
+    assert not await acting.does(SECRET, POD, is_running=True)
+    assert "pods run that hold it" in acting.known.refusals["Secret/a-holdfast"]
+    assert acting.objects.there.keys() == {"elasticjobs/a"}
+    acting.objects.there["secrets/a-holdfast"] = secret("u", secret="eA==")
+    assert await acting.does(SECRET, POD, is_running=True)
