@@ -34,9 +34,14 @@ class RunFold:
         """`recoveries`: how many were counted before, up to `generation`."""
         self._keys = keys
         self._recoveries, self._counted = recoveries, generation
-        self.trouble = ""  # why the job cannot be read, in words
+        self._refused = ""  # why the job's spec cannot be read, in words
         self.leased: set[str] = set()  # what only living agents keep up
         self._reset()
+
+    @property
+    def trouble(self) -> str:
+        """Why the job cannot be read, in words; what can be is in the snapshot."""
+        return self._refused or next((self._odd[node] for node in sorted(self._odd)), "")
 
     def see(self, changes: Iterable[tuple[str, bytes | None]], now_s: float) -> bool:
         """Whether any of it is more than progress."""
@@ -90,6 +95,7 @@ class RunFold:
         self._recorder: Recorder | None = None
         self._url = ""
         self._nodes: dict[NodeId, RunNode] = {}
+        self._odd: dict[NodeId, str] = {}  # why a node's record cannot be read
         self._drains: dict[NodeId, RunDrain] = {}
         self._generation: GenerationRecord | None = None
         self._checkpoint: RunCheckpoint | None = None
@@ -101,9 +107,7 @@ class RunFold:
     def _fold(self, kind: str, node: NodeId, value: bytes, now_s: float) -> None:
         match kind:
             case "nodes":
-                record = decode(NodeRecord, value)
-                is_warm = bool(record.workers)
-                self._nodes[node] = RunNode(node=node, incarnation=record.incarnation, is_warm=is_warm)
+                self._joined(node, value)
             case "drains":
                 drain = decode(DrainRecord, value)
                 self._drains[node] = RunDrain(
@@ -122,6 +126,7 @@ class RunFold:
         match kind:
             case "nodes":
                 self._nodes.pop(node, None)
+                self._odd.pop(node, None)
             case "drains":
                 self._drains.pop(node, None)
             case "spec":
@@ -133,9 +138,20 @@ class RunFold:
             spec = parse_spec(record.spec, source="its spec")
             self._recorder = Recorder(record, name=self._keys.job, global_batch=record.global_batch)
         except (ProtocolError, SpecError) as error:
-            self.trouble = f"the job in the rendezvous cannot be read: {error}"
+            self._refused = f"the job in the rendezvous cannot be read: {error}"
             return
-        self.trouble, self._url = "", spec.checkpoints.url or ""
+        self._refused, self._url = "", spec.checkpoints.url or ""
+
+    def _joined(self, node: NodeId, value: bytes) -> None:
+        """An agent is there for as long as its key is, whatever it says: nobody may take it for gone."""
+        self._odd.pop(node, None)
+        try:
+            record = decode(NodeRecord, value)
+        except ProtocolError as error:
+            self._odd[node] = f"the record of node {node} cannot be read: {error}"
+            self._nodes[node] = RunNode(node=node, incarnation="", is_warm=False)
+            raise
+        self._nodes[node] = RunNode(node=node, incarnation=record.incarnation, is_warm=bool(record.workers))
 
     def _began(self, record: GenerationRecord) -> None:
         self._generation = record

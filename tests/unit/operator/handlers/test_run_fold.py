@@ -136,3 +136,23 @@ def test_a_run_of_many_steps_is_remembered_as_far_as_it_is_looked_at() -> None:
     assert (run.step, run.goodput) == (last, 1.0)
     kept = len(one._recorder._timeline.generation(1).commits)  # type: ignore[union-attr]
     assert 4096 <= kept <= 3 * 4096
+
+
+def test_an_agent_whose_record_cannot_be_read_is_there_and_told_of() -> None:
+    one = fold()
+    node = RECORDS[KEYS.node(NODE)]
+    seen(one, (KEYS.one("spec"), JOB), (KEYS.node(NODE), node), (KEYS.node(OTHER), node))
+    for odd in (b"?", b'{"v":9,"body":{}}'):
+        one.see([(KEYS.node(NODE), odd)], 2.0)
+        run = one.snapshot()
+        assert run is not None
+        assert run.nodes[NODE] == RunNode(node=NODE, incarnation="", is_warm=False)
+        assert f"the record of node {NODE} cannot be read" in one.trouble
+    assert run.nodes.keys() == {NODE, OTHER}
+    one.see([(KEYS.node(NODE), encode(node))], 3.0)
+    assert one.trouble == ""
+    one.see([(KEYS.node(NODE), b"?"), (KEYS.node(NODE), None)], 4.0)
+    assert one.trouble == ""
+    run = one.snapshot()
+    assert run is not None
+    assert run.nodes.keys() == {OTHER}
