@@ -10,6 +10,7 @@ HoldfastError
     ├── StaleError                the object is not, or is no longer, the one that was meant
     ├── ExpiredError              the history asked for is no longer kept; list again
     └── RefusedError              it will not do this until somebody mends something: not allowed, not valid
+        └── NameTakenError        what has the name belongs to something else
 """
 
 from holdfast.errors import HoldfastError
@@ -45,6 +46,10 @@ class ExpiredError(ClusterError):
 
 class RefusedError(ClusterError):
     """Not allowed, or not valid; the message is the API server's."""
+
+
+class NameTakenError(RefusedError):
+    """What has the name belongs to something else."""
 
 
 class LeadershipLostError(HoldfastError):

@@ -21,6 +21,7 @@ from holdfast_operator.handlers.errors import (
     ClusterError,
     ExistsError,
     LeadershipLostError,
+    NameTakenError,
     NotFoundError,
     RefusedError,
     StaleError,
@@ -58,6 +59,7 @@ class Known:
     has_secret: bool = False
     config: str | None = None
     refusals: dict[str, str] = field(default_factory=dict)
+    met: set[str] = field(default_factory=set)  # names of pods that were to be made and were there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,8 @@ class Executor:
                 result = await self._do(action, doing)
             except RefusedError as error:
                 self._refused(action, error, doing)
-                may_create, done = may_create and not isinstance(action, _MAKES_PODS), False
+                refuses_all = isinstance(action, _MAKES_PODS) and not isinstance(error, NameTakenError)
+                may_create, done = may_create and not refuses_all, False
                 if isinstance(action, WriteStatus):
                     raise  # nothing happens to a pod that is not written there first
             except StoreError as error:
@@ -124,6 +127,7 @@ class Executor:
             else:
                 doing.known.refusals.pop(_subject(action), None)
                 self._metrics.acted(type(action).__name__, result)
+                done = done and result != "unseen"
                 if result == "done":
                     log.info("action.done", extra=_about(action, doing))
         return done
@@ -134,6 +138,7 @@ class Executor:
         moot = refusals.keys() - wanted
         for subject in moot:
             del refusals[subject]
+        doing.known.met &= {action.name for action in actions if isinstance(action, CreatePod)}
         return bool(moot)
 
     def _refused(self, action: Action, error: HoldfastError, doing: Pass) -> None:
@@ -142,7 +147,8 @@ class Executor:
         doing.known.refusals[_subject(action)] = str(error)
 
     async def _do(self, action: Action, doing: Pass) -> str:
-        """What came of it: done, or nothing, where it was done before or there is nothing to do it to."""
+        """What came of it: done; or nothing, where it was done before or there is nothing to do it to; or unseen, where
+        what is in its way is not seen yet."""
         match action:
             case CreateSecret():
                 return await self._create_secret(action, doing)
@@ -206,8 +212,16 @@ class Executor:
     async def _create_pod(self, action: CreatePod, doing: Pass) -> str:
         try:
             answer = await self._cluster.create(PODS, doing.job.namespace, action.manifest)
-        except ExistsError:
-            return "nothing"
+        except ExistsError as error:
+            # One that a replica made before this one may just not be seen yet; what is not seen by the next pass either
+            # is no pod of this job.
+            if action.name not in doing.known.met:
+                doing.known.met.add(action.name)
+                return "unseen"
+            raise NameTakenError(
+                "a pod of that name is there that belongs to something else; delete it, or name the job otherwise"
+            ) from error
+        doing.known.met.discard(action.name)
         self._wrote(PODS, answer, doing)
         return "done"
 
@@ -231,8 +245,8 @@ class Executor:
         }
         try:
             answer = await self._cluster.merge(ELASTIC_JOBS, job.namespace, job.name, body, "status")
-        except NotFoundError:
-            return "nothing"
+        except NotFoundError as error:
+            raise StaleError(f"the job is gone: {error}") from error
         self._wrote(ELASTIC_JOBS, answer, doing)
         return "done"
 

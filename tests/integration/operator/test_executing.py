@@ -75,7 +75,9 @@ async def test_who_does_not_lead_does_nothing(acting: Acting, cluster: Cluster, 
 
 async def test_every_action_may_be_done_again(acting: Acting, cluster: Cluster, namespace: str) -> None:
     create = CreatePod(name="a-0", manifest=pod("a", 0))
-    assert await acting.executor.execute((create, create), acting.doing)
+    assert await acting.executor.execute((create,), acting.doing)
+    assert not await acting.executor.execute((create,), acting.doing)  # until it is seen
+    assert not acting.doing.known.refusals
     uid = (await cluster.get(PODS, namespace, "a-0"))["metadata"]["uid"]
     delete = DeletePod(name="a-0", uid=uid, grace_s=0)
     assert await acting.executor.execute((delete, delete), acting.doing)

@@ -174,3 +174,32 @@ async def test_while_pods_run_no_second_secret_is_made(acting: Acting) -> None:
     assert acting.objects.there.keys() == {"elasticjobs/a"}
     acting.objects.there["secrets/a-holdfast"] = secret("u", secret="eA==")
     assert await acting.does(SECRET, POD, is_running=True)
+
+
+async def test_a_pod_that_has_the_name_and_is_never_seen_is_told_of_and_keeps_no_other_from_being_made(
+    acting: Acting,
+) -> None:
+    acting.objects.there["pods/a-3"] = {"metadata": {"name": "a-3"}}
+    other = CreatePod(name="a-4", manifest={"metadata": {"name": "a-4"}})
+    assert not await acting.does(POD)
+    assert not acting.known.refusals  # it may be one that is not seen yet
+    assert not await acting.does(POD, other)
+    assert "belongs to something else" in acting.known.refusals["Pod/a-3"]
+    assert "pods/a-4" in acting.objects.there
+    del acting.objects.there["pods/a-3"]
+    assert await acting.does(POD)
+    assert not acting.known.refusals
+
+
+async def test_a_pod_that_is_seen_after_all_was_in_nobodys_way(acting: Acting) -> None:
+    acting.objects.there["pods/a-3"] = {"metadata": {"name": "a-3"}}
+    assert not await acting.does(POD)
+    assert await acting.does(STATUS)
+    assert not acting.known.met
+
+
+async def test_nothing_is_done_about_a_job_that_is_gone(acting: Acting) -> None:
+    del acting.objects.there["elasticjobs/a"]
+    with pytest.raises(StaleError):
+        await acting.does(STATUS, POD)
+    assert not acting.objects.there
