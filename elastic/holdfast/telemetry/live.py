@@ -39,8 +39,7 @@ def state_of(timeline: Timeline, outcome: OutcomeRecord | None) -> RunState:
     if outcome is not None:
         return RunState.FINISHED
     current = timeline.current
-    ran = any(g.is_running or g.commits for g in timeline.generations)
-    if current is None or not ran:
+    if current is None or not timeline.has_run:
         return RunState.STARTING
     if not (current.is_running or current.commits):
         return RunState.RESHAPING

@@ -59,7 +59,7 @@ class Recorder:
         self._timeline, self._roster = Timeline(), Roster()
         self._suspects: set[tuple[int, NodeId]] = set()
         self._leader: NodeId | None = None
-        self._checkpoints: set[str] = set()
+        self._checkpoints: frozenset[str] = frozenset()  # their folders, as listed last
         self._stop: StopRecord | None = None
         self._outcome: OutcomeRecord | None = None
         self._begun_s: float | None = None
@@ -101,8 +101,11 @@ class Recorder:
         return self._timeline.goodput()
 
     def forget_before(self, step: int) -> None:
-        """For who watches many jobs for long, and needs no report: commits take memory."""
+        """For who watches many jobs for long, and needs no report: commits and generations take memory."""
         self._timeline.forget_before(step)
+        current = self._timeline.current
+        if current is not None:
+            self._suspects = {suspect for suspect in self._suspects if suspect[0] >= current.number}
 
     def view(self) -> RunView:
         timeline, rate = self._timeline, steps_per_s(self._timeline)
@@ -295,12 +298,12 @@ class Recorder:
 
     def _listed(self, record: CheckpointsRecord, now_s: float) -> Iterator[RunEvent]:
         for ref in record.committed:
-            if ref.folder not in self._checkpoints:
-                self._checkpoints.add(ref.folder)
-                if ref.version.generation:  # those of other runs were there before
-                    fields = {"step": ref.version.step, "folder": ref.folder}
-                    text = f"the checkpoint of step {ref.version.step} is written"
-                    yield RunEvent(time_s=now_s, kind=EventKind.CHECKPOINT_COMMITTED, text=text, fields=fields)
+            # Those of other runs, which have no generation, were there before.
+            if ref.folder not in self._checkpoints and ref.version.generation:
+                fields = {"step": ref.version.step, "folder": ref.folder}
+                text = f"the checkpoint of step {ref.version.step} is written"
+                yield RunEvent(time_s=now_s, kind=EventKind.CHECKPOINT_COMMITTED, text=text, fields=fields)
+        self._checkpoints = frozenset(ref.folder for ref in record.committed)
 
     def _contact_lost(self, record: SuspectRecord, now_s: float) -> Iterator[RunEvent]:
         seen = (record.generation, record.node)

@@ -71,9 +71,14 @@ class Timeline:
         self._ordered: list[Generation] = []  # by number
         self._lineage: Lineage = ()  # steps rise with generations
         self._committed_step = 0
+        self._forgotten = 0  # no generation up to this number is taken up any more
+        self._has_run = False  # one that is forgotten did
 
     def generation(self, number: int) -> Generation:
+        """Of one that is forgotten, nothing is known and nothing is kept."""
         known = self._generations.get(number)
+        if known is None and number <= self._forgotten:
+            return Generation(number)
         if known is None:
             known = self._generations[number] = Generation(number)
             insort(self._ordered, known, key=_number)
@@ -89,6 +94,11 @@ class Timeline:
         """The newest that was begun."""
         begun = (g for g in reversed(self.generations) if g.record is not None)
         return next(begun, None)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether any generation ran."""
+        return self._has_run or any(g.is_running or g.commits for g in self._ordered)
 
     @property
     def committed_step(self) -> int:
@@ -114,12 +124,12 @@ class Timeline:
         number = start.generation
         generation = self.generation(number)
         generation.start, generation.started_s = start, now_s
-        started = [g.start for g in self.generations if g.start is not None]
-        self._lineage = ()
-        for each in started:
-            self._lineage = extend_lineage(self._lineage, each.generation, each.version.step)
+        # What the lineage has dropped so far, it would drop again.
+        starts, self._lineage = {**dict(self._lineage), number: start.version.step}, ()
+        for each in sorted(starts.items()):
+            self._lineage = extend_lineage(self._lineage, *each)
         reached = (g.commits.last_until(self._limit(g.number)) for g in self.generations)
-        self._committed_step = max(started[-1].version.step, *reached)
+        self._committed_step = max(self._lineage[-1][1], *reached)
         rolled = start.roll_forward
         told = rolled is not None and self.commit(start.version.generation, rolled)
         return (rolled,) if told and rolled is not None else ()
@@ -127,6 +137,8 @@ class Timeline:
     def commit(self, number: int, commit: Commit, *, by_rank_0: bool = False) -> bool:
         """Take note of one commit of generation `number`; whether it was news and counts."""
         generation, step = self.generation(number), commit.step
+        if number not in self._generations:
+            return False
         is_known = step in generation.commits
         if is_known and not by_rank_0:
             return False
@@ -148,9 +160,17 @@ class Timeline:
         return any(step in g.commits and step <= self._limit(g.number) for g in later)
 
     def forget_before(self, step: int) -> None:
-        """Commits of earlier steps are history that nobody asks after any more, about as far back as that."""
+        """Commits of earlier steps are history that nobody asks after any more, about as far back as that; nor does
+        anybody after generations before the present one that hold no others."""
+        self._has_run = self.has_run
         for generation in self._ordered:
             generation.commits.forget_before(step)
+        current = self.current
+        old = [g for g in self._ordered if current is not None and g.number < current.number and not g.commits]
+        for generation in old:
+            del self._generations[generation.number]
+            self._forgotten = max(self._forgotten, generation.number)
+        self._ordered = sorted(self._generations.values(), key=_number)
 
     def commits_of(self, ack: NodeAck) -> Iterator[tuple[int, Commit]]:
         """(generation, commit) of what the node's workers remember of the history of the state they hold.

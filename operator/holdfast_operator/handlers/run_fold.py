@@ -25,6 +25,7 @@ _LOSSES = frozenset({Cause.LOSS, Cause.WORKER_DIED, Cause.COMMUNICATION, Cause.S
 # Goodput is that of the last so many steps, at least, and is computed anew once this share of them is new.
 _STEPS_KEPT = 4096
 _NEW_SHARE = 16
+_GENERATIONS_KEPT = 64
 
 
 class RunFold:
@@ -103,6 +104,7 @@ class RunFold:
         self._goodput: float | None = None
         self._goodput_step = 0  # from which on it is computed again
         self._kept_from = 0
+        self._kept_number = 0  # the generation at which that was
 
     def _fold(self, kind: str, node: NodeId, value: bytes, now_s: float) -> None:
         match kind:
@@ -177,7 +179,10 @@ class RunFold:
         return self._goodput
 
     def _forget_old(self) -> None:
-        """A run of weeks has millions of steps, and an operator has hundreds of runs."""
-        if self._recorder is not None and self._recorder.step - self._kept_from > 2 * _STEPS_KEPT:
-            self._kept_from = self._recorder.step - _STEPS_KEPT
+        """A run of weeks has millions of steps and thousands of generations, and an operator has hundreds of runs."""
+        if self._recorder is None:
+            return
+        step, number = self._recorder.step, self._generation.number if self._generation is not None else 0
+        if step - self._kept_from > 2 * _STEPS_KEPT or number - self._kept_number > _GENERATIONS_KEPT:
+            self._kept_from, self._kept_number = max(self._kept_from, step - _STEPS_KEPT), number
             self._recorder.forget_before(self._kept_from)

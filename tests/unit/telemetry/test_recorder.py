@@ -324,3 +324,24 @@ def test_a_restore_that_waits_for_the_storage_is_told_once(story: Story) -> None
         "a waits for the storage that it restores from: 503",
         "a waits for the storage that it restores from: no answer",
     ]
+
+
+def test_what_is_forgotten_stays_forgotten_and_changes_nothing_of_what_is_shown(story: Story) -> None:
+    story.trained_to(300)
+    for number in (2, 3, 4):  # none of them gets to run
+        story.begun(number, "a").started(number, plan("a"), version=Version(298 + number - 2, number - 1))
+    story.begun(5, "a").started(5, plan("a"), version=Version(299, 4)).steps(5, 300, 301, at_s=320.0)
+    story.begun(6, "ab")
+    before = story.recorder.view()
+    story.recorder.forget_before(0)
+    assert story.recorder.view() == before
+    assert [g.number for g in story.recorder._timeline.generations] == [1, 5, 6]
+    story.begun(2, "b").started(2, plan("b"), version=Version(100, 1)).commits(3, commit(302, 400.0))
+    after = story.recorder.view()
+    assert (after.step, after.state, after.generation) == (301, RunState.RESHAPING, 6)
+    assert [g.number for g in story.recorder._timeline.generations] == [1, 5, 6]
+    story.recorder.forget_before(1000)
+    assert [g.number for g in story.recorder._timeline.generations] == [6]
+    assert (story.recorder.view().step, story.recorder.view().state) == (301, RunState.RESHAPING)
+    story.commits(1, commit(150, 160.0, loss=9.0))
+    assert story.recorder.view().loss is None

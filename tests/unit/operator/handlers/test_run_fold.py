@@ -13,6 +13,7 @@ from holdfast.model.records import (
     GenerationRecord,
     NodeRecord,
     ProgressRecord,
+    SuspectRecord,
     Version,
 )
 from holdfast.model.wire import encode
@@ -156,3 +157,23 @@ def test_an_agent_whose_record_cannot_be_read_is_there_and_told_of() -> None:
     run = one.snapshot()
     assert run is not None
     assert run.nodes.keys() == {OTHER}
+
+
+def test_a_run_of_many_generations_is_remembered_as_far_as_it_is_looked_at() -> None:
+    """Every twentieth commits a step, the others never run."""
+    one, last = fold(), 4000
+    seen(one, (KEYS.one("spec"), JOB), began(1, Cause.START))
+    for number in range(2, last + 1):
+        suspect = SuspectRecord(generation=number, node=NODE, detail="silence")
+        records = [began(number, Cause.LOSS), (KEYS.suspect(number, NODE), suspect)]
+        if number % 20 == 0:
+            commit = Commit(step=number // 20, loss=0.5, grad_norm=None, time_s=number * 2.0)
+            records.append((KEYS.one("progress"), ProgressRecord(generation=number, commits=(commit,))))
+        one.see([(key, encode(record)) for key, record in records], 1.0)
+    run = one.snapshot()
+    assert run is not None
+    assert (run.step, run.generation, run.recoveries) == (last // 20, last, last - 1)
+    recorder = one._recorder
+    assert recorder is not None
+    assert len(recorder._timeline.generations) < 200 + 100
+    assert len(recorder._suspects) < 100
