@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from holdfast.errors import HoldfastError
 from holdfast_operator.api.v1alpha1.elastic_job import ElasticJob, ElasticJobStatus, Metadata
-from holdfast_operator.api.v1alpha1.names import LABEL_JOB, OPERATOR
+from holdfast_operator.api.v1alpha1.names import LABEL_JOB
 from holdfast_operator.handlers.cache import Cache, Key
 from holdfast_operator.handlers.client import ELASTIC_JOBS, NODES, PODS, Cluster, Object, Resource
 from holdfast_operator.handlers.entries import JobEntry, job_entry
-from holdfast_operator.handlers.errors import LeadershipLostError, StaleError
+from holdfast_operator.handlers.errors import ClusterUnavailableError, LeadershipLostError, StaleError
 from holdfast_operator.handlers.executing import Executor, Known, Pass
 from holdfast_operator.handlers.expectations import Expectations
 from holdfast_operator.handlers.informer import Informer, Wanted
@@ -67,7 +67,8 @@ class Manager:
         self._tasks = Tasks()
         self._queue: WorkQueue[Key] = WorkQueue(depth=metrics.queue_depth.set)
         self._known: dict[Key, Known] = {}
-        self._expectations = Expectations(shown=self._queue.add)
+        self._put_off: set[Key] = set()  # jobs whose pass waits for what is expected
+        self._expectations = Expectations(shown=self._shown)
         self._rendezvous = Rendezvous(cluster, self._tasks, self._run_changed)
         self._executor = Executor(cluster, self._rendezvous, self._expectations, metrics, may_act)
         self._jobs = self._informer(cluster, ELASTIC_JOBS, Cache(), job_entry, self._job_changed)
@@ -117,8 +118,18 @@ class Manager:
         if before is not None and (after is None or after.metadata.uid != before.metadata.uid):
             self._rendezvous.forget(key, empty=True)
             self._known.pop(key, None)
-        if after is not None:
+        if after is None:
+            return
+        if before is not None and _without_status(before) == _without_status(after):
+            self._queue.add_echo(key)  # nobody else writes it
+        else:
             self._queue.add(key)
+
+    def _shown(self, job: Key) -> None:
+        if job in self._put_off:
+            self._queue.add(job)
+        else:
+            self._queue.add_echo(job)
 
     def _pod_changed(self, _: Key, before: PodEntry | None, after: PodEntry | None) -> None:
         for job in {pod.job for pod in (before, after) if pod is not None}:
@@ -149,7 +160,13 @@ class Manager:
             await informer.synced.wait()
         while True:
             key, seen_s = await self._queue.take()
-            failed = True
+            wait_s = self._expectations.wait_s(key, asyncio.get_running_loop().time())
+            if wait_s > 0:
+                self._put_off.add(key)
+                self._queue.put_off(key, wait_s)  # or until they show
+                continue
+            self._put_off.discard(key)
+            failed, after_s = True, 0.0
             try:
                 failed = not await self._pass(key, seen_s)
             except LeadershipLostError:
@@ -158,23 +175,20 @@ class Manager:
                 # What it went by has changed, which the cache is about to show.
                 log.info("pass.stale", extra={"job": "/".join(key), "error": str(error)})
             except HoldfastError as error:
+                after_s = (error.after_s or 0.0) if isinstance(error, ClusterUnavailableError) else 0.0
                 self._metrics.pass_failed(error)
                 log.warning("pass.failed", extra={"job": "/".join(key), "error": str(error)})
             except Exception as error:  # a bug that one job shows must not stop all the others
                 self._metrics.pass_failed(error)
                 log.exception("pass.broken", extra={"job": "/".join(key)})
             finally:
-                self._queue.done(key, failed=failed)
+                self._queue.done(key, failed=failed, after_s=after_s)
 
     async def _pass(self, key: Key, seen_s: float) -> bool:
         """Whether all was done that was decided."""
         loop = asyncio.get_running_loop()
         entry = self._jobs.cache.get(key)
         if entry is None:
-            return True
-        wait_s = self._expectations.wait_s(key, loop.time())
-        if wait_s > 0:
-            self._queue.add_after(key, wait_s)  # or as soon as they show
             return True
         begun_s = loop.time()
         try:
@@ -184,13 +198,14 @@ class Manager:
 
     async def _look(self, key: Key, entry: JobEntry, seen_s: float) -> bool:
         job, known = entry.job, self._remembered(key, entry.metadata)
+        if not entry.is_ours:
+            if entry.metadata.deleted_s is None:
+                self._rendezvous.forget(key, empty=False)
+            return True
         doing = Pass(job=entry.metadata, status=entry.status, seen_s=seen_s, known=known)
         if job is None:
             status = self._decide.invalid(entry.metadata, entry.status, entry.problem, time.time())
             return await self._executor.execute((WriteStatus(status=status),), doing)
-        if job.spec.managed_by not in {None, OPERATOR}:
-            self._rendezvous.forget(key, empty=False)
-            return True
         seen = self._rendezvous.look(job)
         if not seen.is_known:
             return True  # it is told when it is
@@ -226,3 +241,9 @@ class Manager:
             known.generation = job.generation
             known.refusals.clear()
         return known
+
+
+def _without_status(entry: JobEntry) -> tuple[object, ...]:
+    """What others than this operator write of it."""
+    metadata = entry.metadata.model_copy(update={"resource_version": ""})
+    return metadata, entry.job.spec if entry.job is not None else None, entry.problem, entry.managed_by

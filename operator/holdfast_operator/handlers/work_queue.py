@@ -1,6 +1,7 @@
 """Which job is looked at next: each by one worker at a time, and once for whatever happened to it meanwhile.
 
-Rule: what is added while it is worked on is worked on again afterwards, so nothing that happened is ever missed.
+Rule: what is added while it is worked on is worked on again afterwards, so nothing that happened is ever missed. What
+failed waits out its pause, but for news: an echo of its own work is none.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ class _Entry:
     added_s: float | None = None  # when it was asked for, by whatever came first; None: it is not
     due_s: float | None = None  # when it is to be asked for by itself
     is_taken: bool = False
+    echo_s: float | None = None  # when, while it is worked on, an echo of that came
     failures: int = 0
 
 
@@ -45,6 +47,14 @@ class KeyedQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that could be taken now."""
         return len(self._ready)
+
+    def add_echo(self, key: K, now_s: float) -> None:
+        """As `add`, unless it waits after a failure."""
+        entry = self._entries.setdefault(key, _Entry())
+        if entry.is_taken:
+            entry.echo_s = now_s if entry.echo_s is None else entry.echo_s
+        elif not entry.failures:
+            self.add(key, now_s)
 
     def add(self, key: K, now_s: float) -> None:
         entry = self._entries.setdefault(key, _Entry())
@@ -69,22 +79,32 @@ class KeyedQueue(Generic[K]):
         key = self._ready.popleft()
         entry = self._entries[key]
         added_s = entry.added_s if entry.added_s is not None else now_s
-        entry.added_s, entry.due_s, entry.is_taken = None, None, True
+        entry.added_s, entry.due_s, entry.echo_s, entry.is_taken = None, None, None, True
         return key, added_s
 
-    def done(self, key: K, now_s: float, *, failed: bool) -> float:
-        """Seconds until it is tried again because it failed; 0 where it did not."""
+    def done(self, key: K, now_s: float, *, failed: bool, after_s: float = 0.0) -> float:
+        """Seconds until it is tried again because it failed, at least `after_s` up to the longest pause; 0 where it did
+        not fail."""
         entry = self._entries[key]
         entry.is_taken = False
         entry.failures = entry.failures + 1 if failed else 0
-        pause_s = self.backoff.pause_s(entry.failures) if failed else 0.0
+        pause_s = 0.0
         if failed:
+            pause_s = max(self.backoff.pause_s(entry.failures), min(after_s, self.backoff.most_s))
             self.add_later(key, now_s + pause_s)
+        elif entry.added_s is None:
+            entry.added_s = entry.echo_s
+        entry.echo_s = None
         if entry.added_s is not None:
             self._ready.append(key)
         elif entry.due_s is None:
             del self._entries[key]
         return pause_s
+
+    def put_off(self, key: K, due_s: float) -> None:
+        """It was taken too early: in place of `done`, and neither success nor failure."""
+        self._entries[key].is_taken = False
+        self.add_later(key, due_s)
 
     def next_due_s(self) -> float | None:
         while self._due and self._is_stale(*self._due[0]):
@@ -115,6 +135,10 @@ class WorkQueue(Generic[K]):
         self._queue.add(key, self._loop.time())
         self._wake()
 
+    def add_echo(self, key: K) -> None:
+        self._queue.add_echo(key, self._loop.time())
+        self._wake()
+
     def add_after(self, key: K, seconds: float) -> None:
         self._queue.add_later(key, self._loop.time() + seconds)
         self._wake()
@@ -135,11 +159,15 @@ class WorkQueue(Generic[K]):
                 if waiting in self._waiting:
                     self._waiting.remove(waiting)
 
-    def done(self, key: K, *, failed: bool = False) -> float:
-        """Seconds until it is tried again; 0 unless it failed."""
-        pause_s = self._queue.done(key, self._loop.time(), failed=failed)
+    def done(self, key: K, *, failed: bool = False, after_s: float = 0.0) -> float:
+        """Seconds until it is tried again, at least `after_s` if it failed; 0 unless it did."""
+        pause_s = self._queue.done(key, self._loop.time(), failed=failed, after_s=after_s)
         self._wake()
         return pause_s
+
+    def put_off(self, key: K, seconds: float) -> None:
+        self._queue.put_off(key, self._loop.time() + seconds)
+        self._wake()
 
     def _wake(self) -> None:
         self._depth(len(self._queue))

@@ -29,6 +29,21 @@ def raw(name: str = "a", **spec: Any) -> Object:
     return {"metadata": metadata, "spec": spec, "status": {"recoveries": 3}}
 
 
+@pytest.mark.parametrize("steps", [10, "many"])
+def test_whose_a_job_is_does_not_hang_on_the_rest_of_its_spec(steps: object) -> None:
+    found = job_entry(raw(managedBy="another/controller", steps=steps))
+    assert found is not None
+    assert (found.managed_by, found.is_ours, found.job) == ("another/controller", False, None)
+    odd = job_entry(raw(managedBy=7))
+    assert odd is not None
+    assert (odd.is_ours, odd.job) == (True, None)
+    deleted = raw()
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+    leaving = job_entry(deleted)
+    assert leaving is not None
+    assert not leaving.is_ours
+
+
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 

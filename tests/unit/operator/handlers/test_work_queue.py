@@ -69,6 +69,55 @@ def test_failures_in_a_row_wait_longer_and_longer_up_to_a_bound() -> None:
     assert one.done("a", now_s, failed=True) == 1.0
 
 
+def test_an_echo_of_what_failed_does_not_cut_its_pause_short_and_news_does() -> None:
+    one = queue()
+    for echo_s, in_time in ((0.5, True), (1.5, False)):  # while it is worked on, and after it
+        one.add("a", 0.0)
+        one.take(0.0)
+        if in_time:
+            one.add_echo("a", echo_s)
+        assert one.done("a", 1.0, failed=True) > 0
+        if not in_time:
+            one.add_echo("a", echo_s)
+        assert one.take(1.9) is None
+    one.add("a", 1.9)
+    assert one.take(1.9) == ("a", 1.9)
+
+
+def test_an_echo_of_what_went_well_is_looked_at() -> None:
+    one = queue()
+    one.add("a", 0.0)
+    one.take(0.0)
+    one.add_echo("a", 1.0)
+    one.done("a", 2.0, failed=False)
+    assert one.take(2.0) == ("a", 1.0)
+    one.done("a", 3.0, failed=False)
+    one.add_echo("a", 4.0)
+    assert one.take(4.0) == ("a", 4.0)
+
+
+def test_a_failure_waits_as_long_as_it_was_told_to_up_to_the_longest_pause() -> None:
+    one = queue()
+    one.add("a", 0.0)
+    one.take(0.0)
+    assert one.done("a", 0.0, failed=True, after_s=3.0) == 3.0
+    one.take(3.0)
+    assert one.done("a", 3.0, failed=True, after_s=1e9) == 5.0
+
+
+def test_what_is_put_off_is_due_later_and_has_failed_as_often_as_before() -> None:
+    one = queue()
+    one.add("a", 0.0)
+    one.take(0.0)
+    assert one.done("a", 0.0, failed=True) == 1.0
+    one.take(1.0)
+    one.put_off("a", 9.0)
+    assert one.take(8.9) is None
+    one.add("a", 9.0)
+    one.take(9.0)
+    assert one.done("a", 9.0, failed=True) == 2.0
+
+
 class Queued(RuleBasedStateMachine):
     """Against the dumbest account of what was asked for: nothing is lost, and no key is taken by two."""
 
