@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from holdfast_operator.api.v1alpha1 import KIND
 from holdfast_operator.api.v1alpha1.names import AGENT_CONTAINER, ANNOTATION_DRAIN
@@ -30,19 +31,23 @@ async def show_status(where: Where, name: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"job": name, "spec": job["spec"], "status": job.get("status", {}), "nodes": nodes}))
         return
-    console = Console(highlight=False)
+    console = _console()
     for line in _headline(job):
         console.print(line)
     _print_conditions(console, job)
     _print_nodes(console, nodes)
 
 
-def _headline(job: Object) -> list[str]:
+def _console() -> Console:
+    """For what others write: square brackets are these and nothing else."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _headline(job: Object) -> list[Text]:
     status, nodes = job.get("status", {}), job.get("status", {}).get("nodes", {})
     counts = f"{nodes.get('ready', 0)} of {nodes.get('desired', 0)} nodes ready, {nodes.get('draining', 0)} draining"
-    lines = [
-        f"[bold]{job['metadata']['name']}[/bold]: {status.get('phase') or 'not seen by the operator yet'}; {counts}"
-    ]
+    phase = status.get("phase") or "not seen by the operator yet"
+    lines = [Text.assemble((str(job["metadata"]["name"]), "bold"), f": {phase}; {counts}")]
     facts = {
         "step": status.get("progress"),
         "layout": status.get("layout"),
@@ -54,7 +59,7 @@ def _headline(job: Object) -> list[str]:
     known = [f"{name} {value}" for name, value in facts.items() if value not in (None, "")]
     if (checkpoint := status.get("checkpoint")) is not None:
         known.append(f"checkpoint of step {checkpoint['step']}, {_age(checkpoint['time'])} old, at {checkpoint['url']}")
-    return [*lines, *([", ".join(known)] if known else [])]
+    return [*lines, *([Text(", ".join(known))] if known else [])]
 
 
 def _print_conditions(console: Console, job: Object) -> None:
@@ -125,7 +130,7 @@ def _print_jobs(namespace: str, jobs: Sequence[Object], *, as_json: bool) -> Non
         counts = f"{nodes.get('ready', 0)}/{nodes.get('desired', 0)}"
         cells = (status.get("phase") or "", counts, status.get("progress") or "", status.get("layout") or "")
         table.add_row(metadata["name"], *cells, _age(metadata["creationTimestamp"]))
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 async def show_events(where: Where, name: str, *, follow: bool, as_json: bool) -> None:
