@@ -95,7 +95,6 @@ def logs(
     node: Annotated[str | None, typer.Option(metavar="POD", help="Of this one alone.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="The last lines of each pod.")] = None,
-    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the containers that ended before.")] = False,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -106,7 +105,7 @@ def logs(
     from holdfast_operator.cli.following import Wanted, show_logs
 
     where = Where(namespace=namespace, context=context, kubeconfig=kubeconfig)
-    wanted = Wanted(job=name, pod=node, follow=follow, tail=tail, previous=previous)
+    wanted = Wanted(job=name, pod=node, follow=follow, tail=tail)
     _run(show_logs(where, wanted, as_json=as_json))
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from holdfast_operator.cli.cluster import Cluster, Object, Where, connected
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 _LOOK_S = 2.0
+_STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _OVER = ("Complete", "Failed")
 
 
@@ -26,7 +28,6 @@ class Wanted:
     pod: str | None = None  # of that one alone
     follow: bool = False
     tail: int | None = None  # the last so many of each pod
-    previous: bool = False  # of the container before the present one
 
 
 async def show_logs(where: Where, wanted: Wanted, *, as_json: bool) -> None:
@@ -46,28 +47,72 @@ async def show_logs(where: Where, wanted: Wanted, *, as_json: bool) -> None:
 async def _follow(cluster: Cluster, wanted: Wanted, write: Callable[[str, str], None]) -> None:
     """Until the job is over and every pod has said its last; pods that come later are followed too."""
     reading: dict[str, asyncio.Task[None]] = {}  # by uid: a pod made anew under an old name is another one
-    async with asyncio.TaskGroup() as tasks:
+    try:
         while True:
             is_over = _is_over(await cluster.job(wanted.job))
             for pod in await _pods(cluster, wanted):
                 uid = pod["metadata"]["uid"]
                 if uid not in reading and _has_begun(pod):
-                    reading[uid] = tasks.create_task(_read(cluster, wanted, _name(pod), write), name=_name(pod))
-            if is_over and all(task.done() for task in reading.values()):
+                    reading[uid] = asyncio.create_task(_read_on(cluster, wanted, pod, write), name=_name(pod))
+            ended = [task for task in reading.values() if task.done()]
+            for task in ended:
+                task.result()
+            if is_over and len(ended) == len(reading):
                 return
             await asyncio.sleep(_LOOK_S)
+    finally:
+        for task in reading.values():
+            task.cancel()
+        await asyncio.gather(*reading.values(), return_exceptions=True)
+
+
+async def _read_on(cluster: Cluster, wanted: Wanted, pod: Object, write: Callable[[str, str], None]) -> None:
+    """Until its container has ended: a stream that breaks off is taken up after the last line that came."""
+    name, last = _name(pod), ""
+    query = {"follow": "true", "timestamps": "true"}
+    query |= {"tailLines": str(wanted.tail)} if wanted.tail is not None else {}
+    while True:
+        try:
+            async for stamped in _lines(cluster, name, **query):
+                time, _, line = stamped.partition(" ")
+                if _STAMP.match(time) is None:  # the rest of a line that is too long to come whole
+                    write(name, stamped)
+                elif time > last:
+                    last = time
+                    write(name, line)
+        except HoldfastError as error:
+            _warn(name, error)
+        try:
+            if await _has_ended(cluster, wanted, pod):
+                return
+        except HoldfastError as error:
+            _warn(name, error)
+        await asyncio.sleep(_LOOK_S)
+        query.pop("tailLines", None)
+        query |= {"sinceTime": last} if last else {}
+
+
+async def _has_ended(cluster: Cluster, wanted: Wanted, pod: Object) -> bool:
+    uid = pod["metadata"]["uid"]
+    now = [other for other in await cluster.pods_of(wanted.job) if other["metadata"]["uid"] == uid]
+    return not any("running" in state for other in now for state in _states(other))
 
 
 async def _read(cluster: Cluster, wanted: Wanted, pod: str, write: Callable[[str, str], None]) -> None:
-    query = {"container": AGENT_CONTAINER}
-    query |= {"follow": "true"} if wanted.follow else {}
-    query |= {"tailLines": str(wanted.tail)} if wanted.tail is not None else {}
-    query |= {"previous": "true"} if wanted.previous else {}
+    query = {"tailLines": str(wanted.tail)} if wanted.tail is not None else {}
     try:
-        async for line in cluster.lines(f"{cluster.pods}/{pod}/log", **query):
+        async for line in _lines(cluster, pod, **query):
             write(pod, line)
     except HoldfastError as error:  # of one pod, which may be gone; the others go on
-        print(f"holdfast: {pod}: {error}", file=sys.stderr)
+        _warn(pod, error)
+
+
+def _lines(cluster: Cluster, pod: str, **query: str) -> AsyncIterator[str]:
+    return cluster.lines(f"{cluster.pods}/{pod}/log", container=AGENT_CONTAINER, **query)
+
+
+def _warn(pod: str, error: HoldfastError) -> None:
+    print(f"holdfast: {pod}: {error}", file=sys.stderr)
 
 
 async def _pods(cluster: Cluster, wanted: Wanted) -> list[Object]:
@@ -81,9 +126,13 @@ def _name(pod: Object) -> str:
 
 
 def _has_begun(pod: Object) -> bool:
+    return any("running" in state or "terminated" in state for state in _states(pod))
+
+
+def _states(pod: Object) -> list[Object]:
+    """Of its agent's container, if it has any yet."""
     statuses = pod.get("status", {}).get("containerStatuses", [])
-    states = (status.get("state", {}) for status in statuses if status.get("name") == AGENT_CONTAINER)
-    return any("running" in state or "terminated" in state for state in states)
+    return [status.get("state", {}) for status in statuses if status.get("name") == AGENT_CONTAINER]
 
 
 def _is_over(job: Object) -> bool:
