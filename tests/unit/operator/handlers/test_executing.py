@@ -1,6 +1,5 @@
 """What is done where a part of it cannot be; the cluster answers as the API server does, and keeps what it was told."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -141,7 +140,8 @@ async def test_a_secret_of_this_job_that_is_there_is_kept(acting: Acting) -> Non
 
 
 @pytest.mark.parametrize(
-    ("found", "words"), [(secret("an earlier job", secret="eA=="), "not this job's"), (secret("u"), "no entry `secret`")]
+    ("found", "words"),
+    [(secret("an earlier job", secret="eA=="), "not this job's"), (secret("u"), "no entry `secret`")],
 )
 async def test_no_pod_is_made_with_a_secret_that_is_not_the_jobs(acting: Acting, found: Object, words: str) -> None:
     acting.objects.there["secrets/a-holdfast"] = found
