@@ -28,6 +28,7 @@ _WATCH_S = (240, 480)
 _SILENCE_S = 150.0
 _BRIEF_S = 1.0
 _PAUSES = wait_random_exponential(multiplier=0.1, max=10.0)
+_PAUSE_MAX_S = 60.0  # however long the API server wants to be left alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,13 @@ class Wanted:
 
     def query(self, **more: str) -> dict[str, str]:
         return {**({"labelSelector": self.selector} if self.selector else {}), **more}
+
+
+def _pause_s(state: RetryCallState) -> float:
+    """As long as the API server asks, within reason."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    after_s = (error.after_s or 0.0) if isinstance(error, ClusterUnavailableError) else 0.0
+    return max(_PAUSES(state), min(after_s, _PAUSE_MAX_S))
 
 
 class Informer(Generic[T]):
@@ -141,7 +149,7 @@ class Informer(Generic[T]):
                 self.seen(int(version))
 
     def _retrying(self) -> AsyncRetrying:
-        return AsyncRetrying(retry=retry_if_exception_type(ClusterError), wait=_PAUSES, before_sleep=self._warn)
+        return AsyncRetrying(retry=retry_if_exception_type(ClusterError), wait=_pause_s, before_sleep=self._warn)
 
     def _warn(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenacity import Retrying, stop_after_attempt
 
 from holdfast_operator.api.v1alpha1 import parse
 from holdfast_operator.handlers import decoding, entries
@@ -14,7 +15,8 @@ from holdfast_operator.handlers.cache import Cache
 from holdfast_operator.handlers.client import ELASTIC_JOBS, Cluster, Object, Page, Resource
 from holdfast_operator.handlers.decoding import decode_json, is_deep
 from holdfast_operator.handlers.entries import JobEntry, job_entry
-from holdfast_operator.handlers.informer import Informer, Wanted
+from holdfast_operator.handlers.errors import ClusterUnavailableError
+from holdfast_operator.handlers.informer import Informer, Wanted, _pause_s
 from holdfast_operator.handlers.metrics import OperatorMetrics
 
 _DEEP = 100_000
@@ -120,3 +122,19 @@ async def test_an_object_that_breaks_who_looks_at_it_is_not_gone() -> None:
     cluster.items = (raw("b"), raw("a", x=4))
     await informer._watch()
     assert told[3:] == [("a", "4")]
+
+
+@pytest.mark.parametrize(("asked_s", "least_s", "most_s"), [(7.0, 7.0, 10.0), (1e9, 60.0, 60.0), (None, 0.0, 10.0)])
+def test_an_api_server_is_left_alone_as_long_as_it_asks_within_reason(
+    asked_s: float | None, least_s: float, most_s: float
+) -> None:
+    pauses: list[float] = []
+    attempts = Retrying(wait=_pause_s, stop=stop_after_attempt(2), sleep=pauses.append, reraise=True)
+
+    def busy() -> None:
+        raise ClusterUnavailableError("too many requests (429)", asked_s)
+
+    with pytest.raises(ClusterUnavailableError):
+        attempts(busy)
+    (pause_s,) = pauses
+    assert least_s <= pause_s <= most_s
