@@ -14,6 +14,7 @@ from holdfast_operator.handlers.run_fold import RunFold
 log = logging.getLogger(__name__)
 Changes = tuple[tuple[str, bytes | None], ...]
 _REFUSED_PAUSE_S = 5.0
+_SLOW_S = 30.0  # a job's keys are read within a second
 # etcd takes 128 operations a transaction unless told otherwise.
 _DELETES = 100
 
@@ -31,6 +32,13 @@ class Follower:
 
     async def run(self, store: Store) -> None:
         """Until cancelled: all is read anew, whatever was read before."""
+        alarm = asyncio.get_running_loop().call_later(_SLOW_S, self._slow)
+        try:
+            await self._try_for_ever(store)
+        finally:
+            alarm.cancel()
+
+    async def _try_for_ever(self, store: Store) -> None:
         while True:
             try:
                 await self._follow(store)
@@ -75,6 +83,11 @@ class Follower:
     def _note(self, changes: Changes) -> None:
         for key, value in changes:
             (self._standing.discard if value is None else self._standing.add)(key)
+
+    def _slow(self) -> None:
+        """Who asks is not to wait in silence."""
+        if not self.is_current and not self.trouble:
+            self._told(f"what stands there could not be read within {_SLOW_S:g} s")
 
     def _told(self, trouble: str) -> None:
         self.is_current = False

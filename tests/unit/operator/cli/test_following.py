@@ -32,7 +32,7 @@ class OnePod:
         return {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
 
     async def pods_of(self, job: str) -> list[Object]:
-        state = {"running": {}} if len(self.asked) < 3 else {"terminated": {}}
+        state: Object = {"running": {}} if len(self.asked) < 3 else {"terminated": {}}
         status = {"containerStatuses": [{"name": "holdfast", "state": state}]}
         return [{"metadata": {"name": "a-0", "uid": "u"}, "status": status}]
 

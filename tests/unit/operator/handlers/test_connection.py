@@ -19,7 +19,7 @@ from holdfast_operator.handlers.connection import Connection
 from holdfast_operator.handlers.errors import ClusterUnavailableError
 from holdfast_operator.handlers.following import Follower
 from holdfast_operator.handlers.run_fold import RunFold
-from holdfast_operator.handlers.store_access import StorePlace
+from holdfast_operator.handlers.store_access import StorePlace, access_from
 from holdfast_operator.handlers.tasks import Tasks
 
 
@@ -100,15 +100,13 @@ async def test_what_one_rendezvous_raises_is_its_trouble_and_ends_nothing(
 
 
 async def test_a_full_disk_is_told_and_got_over(store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = connection.access_from
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(connection, "access_from", full)
     async with opened() as (one, _):
         await until(lambda: "No space left on device" in one.trouble)
-        monkeypatch.setattr(connection, "access_from", good)
+        monkeypatch.setattr(connection, "access_from", access_from)
         await until(lambda: one.trouble == "" and one.store is store)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from harness.records import JOB, KEYS, NODE, RECORDS
-from holdfast.errors import RequestError
+from holdfast.errors import RequestError, StoreUnavailableError
 from holdfast.model.wire import encode
 from holdfast.ports.store import Snapshot
 from holdfast.stores.memory import MemoryStore
@@ -50,6 +50,18 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+class SlowStore(MemoryStore):
+    """It answers, but not to who reads much, `times` times."""
+
+    times = 3
+
+    async def get_prefix(self, prefix: str) -> Snapshot:
+        if self.times:
+            self.times -= 1
+            raise StoreUnavailableError("no answer in time")
+        return await super().get_prefix(prefix)
+
+
 async def troubles_of(fold: RunFold, store: MemoryStore) -> list[str]:
     """What was told until all was read."""
     told: list[str] = []
@@ -66,6 +78,12 @@ async def troubles_of(fold: RunFold, store: MemoryStore) -> list[str]:
 async def test_a_prefix_too_large_to_be_read_is_a_trouble_of_that_job_alone() -> None:
     fold = RunFold(KEYS, recoveries=0, generation=0)
     assert await troubles_of(fold, LargeStore()) == ["read a narrower prefix", ""]
+
+
+async def test_a_prefix_that_is_not_read_in_time_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_SLOW_S", 0.05)
+    fold = RunFold(KEYS, recoveries=0, generation=0)
+    assert await troubles_of(fold, SlowStore()) == ["what stands there could not be read within 0.05 s", ""]
 
 
 async def test_a_record_that_breaks_the_fold_is_a_trouble_of_that_job_alone() -> None:

@@ -148,8 +148,8 @@ def test_an_agent_whose_record_cannot_be_read_is_there_and_told_of() -> None:
         run = one.snapshot()
         assert run is not None
         assert run.nodes[NODE] == RunNode(node=NODE, incarnation="", is_warm=False)
+        assert run.nodes.keys() == {NODE, OTHER}
         assert f"the record of node {NODE} cannot be read" in one.trouble
-    assert run.nodes.keys() == {NODE, OTHER}
     one.see([(KEYS.node(NODE), encode(node))], 3.0)
     assert one.trouble == ""
     one.see([(KEYS.node(NODE), b"?"), (KEYS.node(NODE), None)], 4.0)
