@@ -45,7 +45,7 @@ def test_a_job_spec_comes_back_from_the_elastic_job_as_it_was(tmp_path: Path) ->
     back = yaml.safe_load(job_spec_yaml(parse_job({**manifest, "metadata": manifest["metadata"] | added})) or "")
     for section in ("program", "steps", "batch", "block"):
         assert back[section] == SPEC[section]
-    assert back["layout"] == {"depth": 2, "memory_per_slot_bytes": str(2 << 30)}
+    assert back["layout"] == {"depth": 2, "memory_per_slot_bytes": str(2 << 30), "adaptive": True}
     assert (back["timeouts"]["lease_ttl_s"], back["timeouts"]["drain_s"]) == (2.0, 40.0)
     assert (back["checkpoints"]["url"], back["checkpoints"]["every"]) == ("s3://bucket/toy", 7)
 
