@@ -7,6 +7,7 @@ from holdfast_operator.api.v1alpha1.times import seconds_of
 from holdfast_operator.reconcile.actions import DeleteJob
 from holdfast_operator.reconcile.failures import EXIT_WRONG_INPUT, describe
 from holdfast_operator.reconcile.ledger import Ledger
+from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.view import View
 from holdfast_operator.status.conditions import condition_of
 from holdfast_operator.status.facts import Verdict
@@ -47,11 +48,19 @@ def _told(outcome: OutcomeRecord) -> Verdict:
 
 
 def _wrong_input(view: View) -> Verdict | None:
+    """Of a job that nobody could begin. Where others have, the input is right, and what refuses it is that one pod: its
+    image, its host."""
     for pod in view.pods.values():
-        if pod.end is not None and pod.end.exit_code == EXIT_WRONG_INPUT:
+        if pod.end is not None and pod.end.exit_code == EXIT_WRONG_INPUT and not _is_begun(view, pod):
             message = f"pod {pod.name} refused its input, and trying again cannot help: {describe(pod.end)}"
             return Verdict(succeeded=False, reason="WrongInput", message=_shortened(message))
     return None
+
+
+def _is_begun(view: View, pod: PodView) -> bool:
+    """Whether the job has trained, or another node has joined; of what cannot be read it is taken to be so."""
+    others = view.run.nodes.keys() - {pod.name} if view.run is not None else set()
+    return view.has_trained or bool(others) or not view.is_readable
 
 
 def _failed_too_often(view: View, ledger: Ledger) -> Verdict | None:

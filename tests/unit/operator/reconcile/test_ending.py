@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.reconciling.jobs import job
-from harness.reconciling.snapshots import NOW_S, kinds, pod, run, snapshot, status_after
+from harness.reconciling.snapshots import NOW_S, entry, kinds, pod, run, snapshot, status_after
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.records import FailureRecord, OutcomeRecord, Result
 from holdfast.telemetry.run_state import RunState
@@ -15,7 +15,7 @@ from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, Failure, Sta
 from holdfast_operator.api.v1alpha1.times import text_of
 from holdfast_operator.reconcile.actions import CreatePod, DeleteJob, DeletePod, DrainNode
 from holdfast_operator.reconcile.deciding import reconcile
-from holdfast_operator.reconcile.snapshot import Condition, ContainerEnd, PodPhase, Snapshot
+from holdfast_operator.reconcile.snapshot import Condition, ContainerEnd, PodPhase, RunSnapshot, Snapshot
 from holdfast_operator.status.conditions import condition_of
 
 UNSCHEDULABLE = {
@@ -67,16 +67,50 @@ def test_a_failed_job_shows_the_users_traceback() -> None:
     assert "ZeroDivisionError: here" in condition.message
 
 
-def test_a_wrong_input_fails_the_job_at_once_and_the_others_are_let_go() -> None:
-    words = "spec: steps: 0 given; should be at least 1"
-    end = ContainerEnd(exit_code=2, message=words, finished_s=NOW_S)
-    shot = snapshot(pod(0, phase=PodPhase.FAILED, end=end), pod(1), run=run(1))
+WORDS = "spec: steps: 0 given; should be at least 1"
+REFUSING = pod(0, phase=PodPhase.FAILED, end=ContainerEnd(exit_code=2, message=WORDS, finished_s=NOW_S))
 
-    condition = ended(shot, "Failed")
+
+@pytest.mark.parametrize("seen", [None, run(state=RunState.STARTING, step=0)], ids=["not submitted", "nobody joined"])
+def test_a_wrong_input_fails_a_job_that_nobody_could_begin(seen: RunSnapshot | None) -> None:
+    condition = ended(snapshot(REFUSING, pod(1), run=seen), "Failed")
+
     assert condition.reason == "WrongInput"
-    assert words in condition.message
-    told = [action for action in reconcile(shot).actions if isinstance(action, DrainNode)]
-    assert [(action.node, action.grace_s) for action in told] == [("gpt-1", 25.0)]
+    assert WORDS in condition.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run": run(1)},
+        {"run": run(state=RunState.HOLDING)},
+        {"run": run(1, state=RunState.STARTING, step=0)},
+        {"run": None, "store_trouble": "away"},
+    ],
+    ids=["trains", "has trained", "another joined", "unknown"],
+)
+def test_one_pod_that_refuses_its_input_does_not_fail_a_job_that_others_could_begin(fields: dict[str, Any]) -> None:
+    shot = snapshot(REFUSING, pod(1), **fields)
+    status = status_after(shot)
+
+    assert status.finished_time is None
+    assert [failure.uid for failure in status.failures] == ["uid-0"]
+    assert any(isinstance(action, CreatePod) for action in reconcile(shot).actions) is False, "it backs off"
+    degraded = condition_of(status.conditions, "Degraded")
+    assert degraded is not None
+    if "store_trouble" not in fields:
+        assert degraded.reason == "WrongInput"
+        assert WORDS in degraded.message
+
+
+def test_nodes_of_a_job_that_failed_are_let_go() -> None:
+    failures = tuple(Failure(pod="gpt-0", uid=str(n), time=text_of(NOW_S), reason="OOMKilled") for n in range(4))
+    held = ElasticJobStatus(failures=failures, ledger=(entry(0),), observed_generation=1)
+
+    told = [
+        action for action in reconcile(snapshot(pod(0), status=held)).actions if isinstance(action, DrainNode)
+    ]
+    assert [(action.node, action.grace_s) for action in told] == [("gpt-0", 25.0)]
 
 
 @pytest.mark.parametrize(("count", "fails"), [(3, False), (4, True)])
