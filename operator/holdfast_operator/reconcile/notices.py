@@ -7,7 +7,7 @@ from typing import Literal
 
 from holdfast.model.ids import NodeId
 from holdfast_operator.reconcile.snapshot import HostView, PodView, Taint
-from holdfast_operator.reconcile.view import View
+from holdfast_operator.reconcile.view import View, has_ended
 
 UNREACHABLE = "node.kubernetes.io/unreachable"
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
@@ -35,8 +35,11 @@ class Departure:
 
 
 def loss(view: View, pod: PodView) -> Departure | None:
-    """Its host is gone or silent, and so is its agent: agents hear of each other long before a host counts as lost."""
+    """Its host is gone or silent, and so is its agent: agents hear of each other long before a host counts as lost.
+    What cannot be read does not tell that an agent is gone."""
     if not pod.host or view.is_present(pod):
+        return None
+    if not (view.is_readable or has_ended(pod) or is_host_gone(view, pod)):
         return None
     why = _host_trouble(view, pod)
     return Departure(kind="Lost", reason=why, until_s=view.now_s) if why else None

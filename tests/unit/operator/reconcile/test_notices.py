@@ -126,6 +126,18 @@ def test_a_host_that_does_not_answer_is_lost_once_its_agent_is_gone(fields: dict
     assert entry_after(gone, 0).leaving == "Lost"
 
 
+@pytest.mark.parametrize("seen", [None, run()], ids=["never read", "read before"])
+def test_an_agent_is_not_taken_for_gone_while_the_rendezvous_cannot_be_read(seen: Any) -> None:
+    silent = {"host-0": host(0, is_ready=None)}
+    shot = snapshot(pod(0), hosts=silent, run=seen, store_trouble="away")
+
+    assert notices.loss(View(shot), pod(0)) is None
+    assert entry_after(shot, 0).leaving == ""
+    assert reconcile(replace(shot, store_trouble="", run=run())).actions, "that it is gone is believed once it is read"
+    for hosts in ({}, {"host-0": host(0, is_ready=None, **taint(notices.OUT_OF_SERVICE))}):
+        assert notices.loss(View(replace(shot, hosts=hosts)), pod(0)) is not None, "of its host is nothing left"
+
+
 def test_a_host_that_is_not_seen_yet_is_waited_for() -> None:
     bound = pod(0, conditions={"PodScheduled": Condition(type="PodScheduled", status=True, since_s=NOW_S - 5.0)})
     seen = snapshot(bound, hosts={}, run=run())
