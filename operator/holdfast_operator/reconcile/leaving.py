@@ -8,7 +8,7 @@ from holdfast_operator.api.v1alpha1.names import pod_name
 from holdfast_operator.api.v1alpha1.status import NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of
 from holdfast_operator.reconcile.actions import CancelDrain, DeletePod, DrainNode
-from holdfast_operator.reconcile.ledger import Ledger
+from holdfast_operator.reconcile.ledger import UNSEEN_S, Ledger
 from holdfast_operator.reconcile.notices import is_host_gone
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.view import View, has_ended
@@ -79,9 +79,18 @@ def cancellations(view: View) -> Iterator[CancelDrain]:
 def _is_waited_for(view: View, entry: NodeEntry, pod: PodView) -> bool:
     if entry.leaving in ("Lost", "Failed") or has_ended(pod) or not pod.host:
         return False
-    if view.is_readable and not view.is_present(pod):
+    return not (_has_left(view, entry, pod) or _is_late(view, entry))
+
+
+def _has_left(view: View, entry: NodeEntry, pod: PodView) -> bool:
+    """Whether its agent is gone for good: it was let go, or is absent for longer than a lease is late. One that is
+    still to move what it holds may come back to that until its time is over."""
+    if not view.is_readable or view.is_present(pod):
         return False
-    return not _is_late(view, entry)
+    drain = view.drain_of(NodeId(pod.name))
+    if drain is not None and (drain.is_released or (entry.joined and entry.until is not None)):
+        return drain.is_released
+    return entry.absent is not None and view.is_due(seconds_of(entry.absent) + UNSEEN_S)
 
 
 def _is_late(view: View, entry: NodeEntry) -> bool:

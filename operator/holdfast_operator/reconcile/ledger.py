@@ -17,8 +17,8 @@ from holdfast_operator.reconcile.view import View, has_ended
 
 # Another operator's cache may show a pod for so long after it is gone, which must not be counted anew.
 KEPT_S = 600.0
-# A cache that does not show a pod for so long does not lag.
-_UNSEEN_S = 10.0
+# A cache that does not show a pod for so long does not lag; likewise a rendezvous that does not show its agent.
+UNSEEN_S = 10.0
 # So long is waited for the job to train on without a node that went; then it did not survive that.
 _UNSETTLED_KEPT_S = 86_400.0
 # Nobody waits for a node that the operator has no more use for: it may move and upload all that it holds.
@@ -116,7 +116,7 @@ def _adopted(view: View, entries: Iterable[NodeEntry]) -> Iterator[NodeEntry]:
 def _looked_at(view: View, entry: NodeEntry, *, is_over: bool) -> NodeEntry:
     pod = view.pod_of(entry)
     if entry.leaving:
-        return _settled(view, _hastened(view, entry, pod), pod)
+        return _settled(view, _absent(view, _hastened(view, entry, pod), pod), pod)
     if pod is None:
         return _vanished(view, entry, is_over=is_over)
     if entry.since is not None or (view.is_present(pod) and not entry.joined):
@@ -146,7 +146,7 @@ def _vanished(view: View, entry: NodeEntry, *, is_over: bool) -> NodeEntry:
             return entry
         if entry.since is None:
             entry = entry.model_copy(update={"since": text_of(view.now_s)})
-        if not view.is_due(_since_s(entry) + _UNSEEN_S):
+        if not view.is_due(_since_s(entry) + UNSEEN_S):
             return entry
     departure = Departure(kind="Lost", reason="its pod vanished", until_s=view.now_s)
     return _mark(view, departure).on(entry, counted=entry.joined and not is_over)
@@ -164,6 +164,14 @@ def _hastened(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:
     kind = departure.kind if departure.kind == "Lost" else entry.leaving
     changed = _mark(view, departure).on(entry)
     return changed.model_copy(update={"leaving": kind, "generation": entry.generation})
+
+
+def _absent(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:
+    """With since when its agent is not to be seen, which a lease that was late for once looks like."""
+    is_gone = pod is not None and view.is_readable and not (has_ended(pod) or view.is_present(pod))
+    if is_gone is (entry.absent is not None):
+        return entry
+    return entry.model_copy(update={"absent": text_of(view.now_s) if is_gone else None})
 
 
 def _settled(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:

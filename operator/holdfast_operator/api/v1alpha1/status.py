@@ -81,6 +81,9 @@ class NodeEntry(_Told):
         default=None, description="when that was seen, or, of one that stays, since when its pod is not"
     )
     until: Time | None = Field(default=None, description="when it is gone at the latest")
+    absent: Time | None = Field(
+        default=None, description="of one that leaves: since when its agent is not in the rendezvous, though its pod runs"
+    )
     generation: int | None = Field(default=None, description="of the rendezvous when that was seen")
     counted: bool = Field(default=False, description="among the disruptions")
     survived: bool = Field(default=False, description="and the job has trained without it")

@@ -30,15 +30,26 @@ TAINT = Taint(key="aws-node-termination-handler/spot-itn", effect="NoSchedule")
 TAINTED = {"host-0": host(0, taints=(TAINT,))}
 
 
-def leaving(kind: Any = "Notice", *, until_s: float = NOW_S + 20.0) -> ElasticJobStatus:
-    """`gpt-0` does; `gpt-1` stays."""
+def leaving(
+    kind: Any = "Notice", *, until_s: float = NOW_S + 20.0, absent_s: float | None = None
+) -> ElasticJobStatus:
+    """`gpt-0` does, and is absent for so long; `gpt-1` stays."""
     since, until = text_of(NOW_S - 5.0), text_of(until_s)
-    goer = entry(0, leaving=kind, since=since, until=until, counted=True, generation=3)
+    absent = text_of(NOW_S - absent_s) if absent_s is not None else None
+    goer = entry(0, leaving=kind, since=since, until=until, absent=absent, counted=True, generation=3)
     return ElasticJobStatus(ledger=(goer, entry(1)), observed_generation=1)
 
 
-def seen(kind: Any = "Notice", *, until_s: float = NOW_S + 20.0, first: Any = None, **fields: Any) -> Snapshot:
-    return snapshot(first or pod(0), pod(1), status=leaving(kind, until_s=until_s), **fields)
+def seen(
+    kind: Any = "Notice",
+    *,
+    until_s: float = NOW_S + 20.0,
+    absent_s: float | None = None,
+    first: Any = None,
+    **fields: Any,
+) -> Snapshot:
+    status = leaving(kind, until_s=until_s, absent_s=absent_s)
+    return snapshot(first or pod(0), pod(1), status=status, **fields)
 
 
 def of_type(kind: type, shot: Snapshot) -> list[Any]:
@@ -72,7 +83,13 @@ def test_a_node_that_is_asked_to_go_is_told_once_that_is_written() -> None:
         (seen(run=run(0, 1, drains={0: drain(0)})), False),
         (seen(run=run(0, 1, drains={0: drain(0, is_released=True)})), False),
         (seen(run=run(1, drains={0: drain(0, is_released=True)})), True),
-        (seen(run=run(1)), True),
+        (seen(run=run(1)), False),
+        (seen(run=run(1), absent_s=9.0), False),
+        (seen(run=run(1), absent_s=10.0), True),
+        (seen(run=run(1, drains={0: drain(0)}), absent_s=15.0), False),
+        (seen(run=run(1, drains={0: drain(0)}), absent_s=15.0, until_s=NOW_S), True),
+        (seen(run=run(0, 1), absent_s=15.0), False),
+        (seen(run=run(1), absent_s=15.0, store_trouble="away"), False),
         (seen(run=run(0, 1, drains={0: drain(0)}), until_s=NOW_S), True),
         (seen(run=run(0, 1), store_trouble="away"), False),
         (seen(run=None, store_trouble="away"), False),
@@ -83,7 +100,13 @@ def test_a_node_that_is_asked_to_go_is_told_once_that_is_written() -> None:
         "drains",
         "is let go",
         "has left",
-        "never joined",
+        "absent for a moment",
+        "absent for a while",
+        "absent for long",
+        "absent, and holds state",
+        "absent, and its time is over",
+        "is back",
+        "absent, it was said",
         "time over",
         "unknown",
         "never known",
@@ -93,6 +116,17 @@ def test_a_node_that_is_asked_to_go_is_told_once_that_is_written() -> None:
 )
 def test_a_pod_goes_when_nothing_hangs_on_it_or_its_time_is_over(shot: Snapshot, goes: bool) -> None:
     assert [action.uid for action in of_type(DeletePod, shot)] == (["uid-0"] if goes else [])
+
+
+def test_how_long_an_agent_is_absent_is_remembered_until_it_is_back() -> None:
+    gone = seen(run=run(1))
+    since = entry_after(gone, 0).absent
+    back = replace(seen(run=run(0, 1)), job=gone.job.model_copy(update={"status": status_after(gone)}))
+
+    assert since == text_of(NOW_S)
+    assert entry_after(replace(gone, job=back.job, now_s=NOW_S + 5.0), 0).absent == since
+    assert entry_after(back, 0).absent is None
+    assert entry_after(seen(run=run(1), store_trouble="away"), 0).absent is None
 
 
 def test_a_node_that_is_waited_for_is_looked_at_again_at_its_deadline() -> None:
