@@ -9,7 +9,7 @@ from holdfast_operator.api.v1alpha1.status import NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of
 from holdfast_operator.reconcile.actions import CancelDrain, DeletePod, DrainNode
 from holdfast_operator.reconcile.ledger import UNSEEN_S, Ledger
-from holdfast_operator.reconcile.notices import is_host_gone
+from holdfast_operator.reconcile.notices import OPEN_GRACE_S, is_host_gone
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.view import View, has_ended
 
@@ -25,11 +25,14 @@ def drains(view: View, entries: Iterable[NodeEntry]) -> Iterator[DrainNode]:
         pod = view.pod_of(entry)
         if not entry.leaving or pod is None or not view.is_readable or not view.is_present(pod):
             continue
-        assert entry.since is not None and entry.until is not None
-        node, until_s = NodeId(pod.name), seconds_of(entry.until)
-        drain, whole_s = view.drain_of(node), until_s - seconds_of(entry.since)
+        assert entry.since is not None
+        node, whole_s, left_s = NodeId(pod.name), OPEN_GRACE_S, OPEN_GRACE_S
+        if entry.until is not None:
+            until_s = seconds_of(entry.until)
+            whole_s, left_s = until_s - seconds_of(entry.since), max(0.0, until_s - view.now_s)
+        drain = view.drain_of(node)
         if drain is None or not (drain.is_released or drain.grace_s <= whole_s + _GRACE_SLACK_S):
-            yield DrainNode(node=node, grace_s=max(0.0, until_s - view.now_s), reason=entry.reason)
+            yield DrainNode(node=node, grace_s=left_s, reason=entry.reason)
 
 
 def removals(view: View, ledger: Ledger, *, is_over: bool) -> Iterator[DeletePod]:
@@ -94,8 +97,7 @@ def _has_left(view: View, entry: NodeEntry, pod: PodView) -> bool:
 
 
 def _is_late(view: View, entry: NodeEntry) -> bool:
-    assert entry.until is not None
-    return view.is_due(seconds_of(entry.until))
+    return entry.until is not None and view.is_due(seconds_of(entry.until))
 
 
 def _kept_for_logs(view: View, ledger: Ledger) -> set[str]:

@@ -4,6 +4,7 @@ status, which is written only over the version that it was read from, and before
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from typing import Literal
 
 from holdfast.model.records import Result
@@ -21,8 +22,6 @@ KEPT_S = 600.0
 UNSEEN_S = 10.0
 # So long is waited for the job to train on without a node that went; then it did not survive that.
 _UNSETTLED_KEPT_S = 86_400.0
-# Nobody waits for a node that the operator has no more use for: it may move and upload all that it holds.
-ASKED_GRACE_S = 1800.0
 _REASON_CHARS_MAX = 1024
 DISRUPTIONS = ("Notice", "Lost", "Left")
 
@@ -48,6 +47,14 @@ class Ledger:
     def with_entries(self, entries: Iterable[NodeEntry]) -> "Ledger":
         return replace(self, entries=tuple(sorted(entries, key=lambda entry: (entry.index, entry.uid))))
 
+    def bounded(self, until_s: float) -> "Ledger":
+        """Those that leave with all the time there is have until then."""
+        until = text_of(until_s)
+        return self.with_entries(
+            entry.model_copy(update={"until": until}) if entry.leaving and entry.until is None else entry
+            for entry in self.entries
+        )
+
     def marked(self, chosen: Iterable[NodeEntry], mark: "Mark") -> "Ledger":
         """`chosen` leave, as the operator wants it; those that were never made are forgotten."""
         taken = set(chosen)
@@ -62,7 +69,7 @@ class Mark:
     kind: Literal["Notice", "Lost", "Left", "Failed", "Asked"]
     reason: str
     at_s: float
-    until_s: float
+    until_s: float  # infinite: until nothing hangs on it
     generation: int | None
 
     def on(self, entry: NodeEntry, *, counted: bool = False) -> NodeEntry:
@@ -71,14 +78,16 @@ class Mark:
                 "leaving": self.kind,
                 "reason": self.reason[:_REASON_CHARS_MAX],
                 "since": text_of(self.at_s),
-                "until": text_of(self.until_s),
+                "until": text_of(self.until_s) if isfinite(self.until_s) else None,
                 "generation": self.generation,
                 "counted": entry.counted or counted,
             }
         )
 
 
-def asked(view: View, reason: str, grace_s: float = ASKED_GRACE_S) -> Mark:
+def asked(view: View, reason: str, grace_s: float = inf) -> Mark:
+    """Nobody waits for a node that the operator has no more use for: it may move and upload all that it holds, and what
+    it holds nobody else may."""
     generation = view.run.generation if view.run is not None else None
     at_s = view.now_s
     return Mark(kind="Asked", reason=reason, at_s=at_s, until_s=at_s + grace_s, generation=generation)
@@ -200,8 +209,7 @@ def _since_s(entry: NodeEntry) -> float:
 
 
 def _until_s(entry: NodeEntry) -> float:
-    assert entry.until is not None
-    return seconds_of(entry.until)
+    return seconds_of(entry.until) if entry.until is not None else inf
 
 
 def _mark(view: View, departure: Departure) -> Mark:

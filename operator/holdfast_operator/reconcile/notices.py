@@ -3,6 +3,7 @@ lost, and a host's taints are not told to its pods: both are looked at, and the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from holdfast.model.ids import NodeId
@@ -19,8 +20,9 @@ _HOST_SEEN_S = 30.0
 # A taint's value that is a time lies within so many seconds of now: the autoscaler writes when it set the taint.
 _TIME_SPAN_S = 86_400.0
 
-# Nobody has said when a host ends that merely takes no more pods: its node may move and upload all that it holds.
-CLOSED_GRACE_S = 1800.0
+# Of a node that nobody has said an end of: it stays until nothing hangs on it, however long its storage is away. A drain
+# has to have a grace, so this is longer than any outage.
+OPEN_GRACE_S = 30 * 86_400.0
 
 Kind = Literal["Notice", "Lost", "Left", "Failed"]
 
@@ -31,7 +33,7 @@ class Departure:
 
     kind: Kind
     reason: str
-    until_s: float
+    until_s: float  # infinite: nobody has said
 
 
 def loss(view: View, pod: PodView) -> Departure | None:
@@ -76,7 +78,8 @@ def _notices(view: View, pod: PodView) -> Iterator[Departure]:
             yield _notice(f"the host {pod.host} was deleted", view.now_s + notice_s)
     drain = view.drain_of(NodeId(pod.name))
     if drain is not None and view.is_present(pod):
-        yield _notice(drain.reason or "drained", view.now_s + drain.grace_s)
+        ends_s = view.now_s + drain.grace_s if drain.grace_s < OPEN_GRACE_S else inf
+        yield _notice(drain.reason or "drained", ends_s)
 
 
 def _announced(view: View, host: HostView) -> Iterator[Departure]:
@@ -87,7 +90,7 @@ def _announced(view: View, host: HostView) -> Iterator[Departure]:
             yield _notice(f"taint {taint.key} on host {host.name}", _end_s(taint, preemption.notice, view.now_s))
     is_closed = host.is_unschedulable or any(taint.key == UNSCHEDULABLE for taint in host.taints)
     if is_closed and UNSCHEDULABLE in preemption.notice_taints:
-        yield _notice(f"the host {host.name} takes no more pods (cordoned)", view.now_s + CLOSED_GRACE_S)
+        yield _notice(f"the host {host.name} takes no more pods (cordoned)", inf)
 
 
 def _end_s(taint: Taint, notice_s: float, now_s: float) -> float:

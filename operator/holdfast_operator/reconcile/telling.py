@@ -18,9 +18,10 @@ def status_of(
 ) -> ElasticJobStatus:
     """Equal to the one before where nothing changed that anybody needs to know by now."""
     before, now = view.job.status, text_of(view.now_s)
-    told = conditions(_facts(view, ledger, size, stage, verdict, troubles), before.conditions)
+    shown = _with_run(view, before)
+    told = conditions(_facts(view, shown, ledger, size, stage, verdict, troubles), before.conditions)
     is_counted = stage == "Active"
-    after = _with_run(view, before).model_copy(
+    after = shown.model_copy(
         update={
             "observed_generation": view.job.metadata.generation,
             "phase": phase(told),
@@ -58,7 +59,13 @@ def _draining(view: View, ledger: Ledger) -> int:
 
 
 def _facts(
-    view: View, ledger: Ledger, size: Size, stage: Stage, verdict: Verdict | None, troubles: tuple[Trouble, ...]
+    view: View,
+    told: ElasticJobStatus,
+    ledger: Ledger,
+    size: Size,
+    stage: Stage,
+    verdict: Verdict | None,
+    troubles: tuple[Trouble, ...],
 ) -> Facts:
     run = view.run
     return Facts(
@@ -69,6 +76,8 @@ def _facts(
         state=run.state if run is not None else None,
         store_trouble=view.snapshot.store_trouble,
         has_trained=view.has_trained,
+        step=told.step or 0,
+        saved_step=told.checkpoint.step if told.checkpoint is not None else None,
         nodes_min=view.job.spec.nodes.min,
         wanted=size.wanted,
         ready=ready(view, ledger),

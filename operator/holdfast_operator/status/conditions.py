@@ -96,13 +96,31 @@ def _waiting(facts: Facts) -> Told:
 
 def _suspended(facts: Facts) -> Told:
     if facts.stage == "Suspended":
-        return "True", "Suspended", "every pod is gone; what was trained lies in state.url"
+        return "True", "Suspended", f"every pod is gone; {_saved(facts)}"
+    if facts.stage == "Suspending" and _is_saved(facts):
+        return "False", "Suspending", f"the nodes leave; {_saved(facts)}"
     if facts.stage == "Suspending":
-        return "False", "Suspending", "nodes leave once a checkpoint holds what they hold"
+        newest = f"the newest is of step {facts.saved_step}" if facts.saved_step is not None else "there is none yet"
+        why = f"{newest}; the nodes that hold that state stay until it is"
+        return "False", "SuspendWaits", f"the checkpoint of step {facts.step} is not written: {why}"
     refused = next((trouble for trouble in facts.troubles if trouble.reason == "SuspendRefused"), None)
     if refused is not None and facts.stage == "Active":
         return "False", refused.reason, refused.message
     return "False", "NotSuspended", "suspend is false"
+
+
+def _is_saved(facts: Facts) -> bool:
+    return facts.step <= (facts.saved_step or 0)
+
+
+def _saved(facts: Facts) -> str:
+    """Where what was trained is."""
+    if facts.step == 0:
+        return "no step was trained"
+    if _is_saved(facts):
+        return "what was trained lies in state.url"
+    newest = f"the newest checkpoint is of step {facts.saved_step}" if facts.saved_step is not None else "none is known"
+    return f"of {facts.step} trained steps, {newest}: what came after it is trained again"
 
 
 def _degraded(facts: Facts) -> Told:

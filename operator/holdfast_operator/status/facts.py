@@ -36,6 +36,8 @@ class Facts:
     state: RunState | None  # as the rendezvous shows it; None: nothing was submitted yet
     store_trouble: str
     has_trained: bool
+    step: int  # committed
+    saved_step: int | None  # of the newest checkpoint
     nodes_min: int
     wanted: int
     ready: int

@@ -19,6 +19,8 @@ def invalid_status(metadata: Metadata, before: ElasticJobStatus, problem: str, n
         state=None,
         store_trouble="",
         has_trained=before.started_time is not None,
+        step=before.step or 0,
+        saved_step=before.checkpoint.step if before.checkpoint is not None else None,
         nodes_min=1,
         wanted=before.nodes.wanted,
         ready=0,

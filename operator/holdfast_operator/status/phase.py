@@ -14,7 +14,7 @@ def phase(conditions: tuple[StatusCondition, ...]) -> str:
         if is_true(conditions, kind):
             return word
     suspended, running = condition_of(conditions, "Suspended"), condition_of(conditions, "Running")
-    if suspended is not None and suspended.reason == "Suspending":
+    if suspended is not None and suspended.reason in ("Suspending", "SuspendWaits"):
         return "Suspending"
     if running is None:
         return ""

@@ -104,7 +104,8 @@ class Cluster:
         run = self._run()
         able = frozenset(node for node in run.nodes if node not in run.drains)
         is_enough = len(able) >= self.job.now.spec.nodes.min
-        members = able if is_enough else run.members & run.nodes.keys()
+        # Where all leave, they write what they hold to the storage, and are let go.
+        members = able if is_enough or not able else run.members & run.nodes.keys()
         drains = {
             node: replace(drain, is_released=True) if node not in members and node in run.nodes else drain
             for node, drain in run.drains.items()

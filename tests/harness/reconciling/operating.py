@@ -169,7 +169,7 @@ def check_deletions(cluster: Cluster, snapshot: Snapshot, decision: Decision) ->
         is_there = all(NodeId(pod.name) in each.nodes for each in (run, known))
         if is_there and (drain is None or not drain.is_released):
             entry = entries[pod.uid]
-            assert entry.until is not None, f"{pod.name} goes and nobody said why"
+            assert entry.until is not None, f"{pod.name} goes, holds state, and nobody said until when: {entry}"
             assert snapshot.now_s >= seconds_of(entry.until), f"{pod.name} goes and holds state: {entry}"
 
 

@@ -80,7 +80,7 @@ class NodeEntry(_Told):
     since: Time | None = Field(
         default=None, description="when that was seen, or, of one that stays, since when its pod is not"
     )
-    until: Time | None = Field(default=None, description="when it is gone at the latest")
+    until: Time | None = Field(default=None, description="when it is gone at the latest; none: it is let go first")
     absent: Time | None = Field(
         default=None, description="of one that leaves: since when its agent is not in the rendezvous, though its pod runs"
     )

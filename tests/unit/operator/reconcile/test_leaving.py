@@ -19,10 +19,11 @@ from harness.reconciling.snapshots import (
     status_after,
 )
 from holdfast.model.ids import NodeId
-from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, NodeEntry
+from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, Failure, NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of, text_of
 from holdfast_operator.reconcile.actions import CancelDrain, CreatePod, DeletePod, DrainNode
 from holdfast_operator.reconcile.deciding import reconcile
+from holdfast_operator.reconcile.notices import OPEN_GRACE_S
 from holdfast_operator.reconcile.snapshot import ContainerEnd, PodPhase, Snapshot, Taint
 
 NODE = NodeId("gpt-0")
@@ -31,10 +32,10 @@ TAINTED = {"host-0": host(0, taints=(TAINT,))}
 
 
 def leaving(
-    kind: Any = "Notice", *, until_s: float = NOW_S + 20.0, absent_s: float | None = None
+    kind: Any = "Notice", *, until_s: float | None = NOW_S + 20.0, absent_s: float | None = None
 ) -> ElasticJobStatus:
     """`gpt-0` does, and is absent for so long; `gpt-1` stays."""
-    since, until = text_of(NOW_S - 5.0), text_of(until_s)
+    since, until = text_of(NOW_S - 5.0), text_of(until_s) if until_s is not None else None
     absent = text_of(NOW_S - absent_s) if absent_s is not None else None
     goer = entry(0, leaving=kind, since=since, until=until, absent=absent, counted=True, generation=3)
     return ElasticJobStatus(ledger=(goer, entry(1)), observed_generation=1)
@@ -43,7 +44,7 @@ def leaving(
 def seen(
     kind: Any = "Notice",
     *,
-    until_s: float = NOW_S + 20.0,
+    until_s: float | None = NOW_S + 20.0,
     absent_s: float | None = None,
     first: Any = None,
     **fields: Any,
@@ -127,6 +128,55 @@ def test_how_long_an_agent_is_absent_is_remembered_until_it_is_back() -> None:
     assert entry_after(replace(gone, job=back.job, now_s=NOW_S + 5.0), 0).absent == since
     assert entry_after(back, 0).absent is None
     assert entry_after(seen(run=run(1), store_trouble="away"), 0).absent is None
+
+
+@pytest.mark.parametrize("kind", ["Asked", "Notice"])
+@pytest.mark.parametrize(
+    ("fields", "goes"),
+    [
+        ({"run": run(0, 1, drains={0: drain(0, grace_s=OPEN_GRACE_S)})}, False),
+        ({"run": run(0, 1, drains={0: drain(0, grace_s=OPEN_GRACE_S)}), "store_trouble": "away"}, False),
+        ({"run": None, "store_trouble": "away"}, False),
+        ({"run": run(1, drains={0: drain(0, is_released=True)})}, True),
+        ({"run": run(1, drains={0: drain(0)}), "absent_s": 9.0}, False),
+        ({"run": run(1, drains={0: drain(0)}), "absent_s": 10.0}, True),
+        ({"run": run(1), "hosts": {"host-1": host(1)}}, True),
+    ],
+    ids=["drains", "unknown", "never known", "was let go", "absent for a moment", "gone", "host lost"],
+)
+def test_a_node_that_nobody_said_an_end_of_has_all_the_time_there_is(
+    kind: str, fields: dict[str, Any], goes: bool
+) -> None:
+    year = replace(seen(kind, until_s=None, **fields), now_s=NOW_S + (365 * 86_400.0 if not goes else 0.0))
+    year = year if "absent_s" not in fields else replace(year, now_s=NOW_S)
+
+    assert any(action.uid == "uid-0" for action in of_type(DeletePod, year)) is goes
+
+
+@pytest.mark.parametrize("fields", [{"suspend": True, "state": {"url": "s3://bucket/gpt"}}, {"desired": 1}])
+def test_what_the_operator_asks_for_has_no_deadline_of_its_own_and_is_asked_again_if_forgotten(
+    fields: dict[str, Any],
+) -> None:
+    nodes = {"min": 1, "max": 2, "desired": fields.get("desired")}
+    of = job(nodes=nodes, **{name: value for name, value in fields.items() if name != "desired"})
+    first = snapshot(pod(0), pod(1), of=of)
+    later = replace(first, job=of.model_copy(update={"status": status_after(first)}), now_s=NOW_S + 86_400.0)
+
+    assert entry_after(first, 1).until is None
+    for shot in (first, later):
+        assert {action.grace_s for action in of_type(DrainNode, shot)} == {OPEN_GRACE_S}
+        assert of_type(DeletePod, shot) == []
+    told = replace(later, run=run(0, 1, drains={n: drain(n, grace_s=OPEN_GRACE_S) for n in (0, 1)}))
+    assert (of_type(DrainNode, told), entry_after(told, 1).until) == ([], None)
+
+
+def test_a_node_that_leaves_at_leisure_is_told_to_hurry_once_the_job_is_over() -> None:
+    status = leaving("Asked", until_s=None)
+    failures = tuple(Failure(pod="gpt-9", uid=str(n), time=text_of(NOW_S), reason="OOMKilled") for n in range(4))
+    shot = snapshot(pod(0), pod(1), status=status.model_copy(update={"failures": failures}))
+
+    assert status_after(shot).finished_time is not None
+    assert seconds_of(entry_after(shot, 0).until or "") == NOW_S + 25.0
 
 
 def test_a_node_that_is_waited_for_is_looked_at_again_at_its_deadline() -> None:

@@ -31,6 +31,8 @@ def facts(**fields: Any) -> Facts:
         "state": RunState.TRAINING,
         "store_trouble": "",
         "has_trained": True,
+        "step": 7,
+        "saved_step": 7,
         "nodes_min": 2,
         "wanted": 4,
         "ready": 4,
@@ -52,6 +54,8 @@ ANY = st.builds(
     state=st.sampled_from([None, *RunState]),
     store_trouble=st.sampled_from(["", "away"]),
     has_trained=st.booleans(),
+    step=st.integers(0, 2),
+    saved_step=st.sampled_from([None, 0, 1, 2]),
     ready=st.integers(0, 4),
     troubles=st.sampled_from([(), (TROUBLE,)]),
 )
@@ -131,12 +135,37 @@ def test_a_condition_has_the_time_at_which_its_truth_changed() -> None:
         ({"state": RunState.STARTING, "ready": 1}, "Pending"),
         ({"store_trouble": "away"}, "Unknown"),
         ({"stage": "Suspending"}, "Suspending"),
+        ({"stage": "Suspending", "saved_step": 6}, "Suspending"),
         ({"stage": "Suspended"}, "Suspended"),
         ({"stage": "Over", "verdict": WELL}, "Complete"),
     ],
 )
 def test_the_phase_is_one_word_of_the_conditions(fields: dict[str, Any], word: str) -> None:
     assert phase(conditions(facts(**fields), ())) == word
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "saved", "reason", "words"),
+    [
+        ("Suspending", 7, None, "SuspendWaits", "the checkpoint of step 7 is not written: there is none yet"),
+        ("Suspending", 7, 6, "SuspendWaits", "the checkpoint of step 7 is not written: the newest is of step 6"),
+        ("Suspending", 7, 7, "Suspending", "lies in state.url"),
+        ("Suspending", 0, None, "Suspending", "the nodes leave"),
+        ("Suspended", 7, 7, "Suspended", "what was trained lies in state.url"),
+        ("Suspended", 7, 6, "Suspended", "of 7 trained steps, the newest checkpoint is of step 6"),
+        ("Suspended", 7, None, "Suspended", "of 7 trained steps, none is known"),
+        ("Suspended", 0, None, "Suspended", "no step was trained"),
+    ],
+)
+def test_what_was_trained_is_said_to_be_saved_only_once_it_is(
+    stage: str, step: int, saved: int | None, reason: str, words: str
+) -> None:
+    condition = condition_of(conditions(facts(stage=stage, step=step, saved_step=saved), ()), "Suspended")
+
+    assert condition is not None
+    assert condition.reason == reason
+    assert words in condition.message
+    assert ("lies in state.url" in condition.message) is (step > 0 and saved == step)
 
 
 def test_a_spec_that_cannot_be_read_is_told_and_nothing_else_changes() -> None:
