@@ -137,17 +137,32 @@ def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _end(status: Mapping[str, Any]) -> ContainerEnd | None:
+    """Of the agent; where it never ran, of the first init container that failed, if the pod has."""
     for container in _mappings(status.get("containerStatuses")):
-        ended = _mapping(_mapping(container.get("state")).get("terminated"))
-        code = _number(ended.get("exitCode"))
-        if _text(container.get("name")) == AGENT_CONTAINER and code is not None:
-            return ContainerEnd(
-                exit_code=int(code),
-                reason=_text(ended.get("reason")),
-                message=_text(ended.get("message")),
-                finished_s=_time(ended.get("finishedAt")),
-            )
+        end = _container_end(container)
+        if _text(container.get("name")) == AGENT_CONTAINER and end is not None:
+            return end
+    if status.get("phase") != PodPhase.FAILED:
+        return None
+    for container in _mappings(status.get("initContainerStatuses")):
+        end = _container_end(container, init=_text(container.get("name")))
+        if end is not None and end.exit_code != 0:
+            return end
     return None
+
+
+def _container_end(container: Mapping[str, Any], *, init: str = "") -> ContainerEnd | None:
+    ended = _mapping(_mapping(container.get("state")).get("terminated"))
+    code = _number(ended.get("exitCode"))
+    if code is None:
+        return None
+    return ContainerEnd(
+        exit_code=int(code),
+        init=init,
+        reason=_text(ended.get("reason")),
+        message=_text(ended.get("message")),
+        finished_s=_time(ended.get("finishedAt")),
+    )
 
 
 def _owner(metadata: Mapping[str, Any]) -> str:

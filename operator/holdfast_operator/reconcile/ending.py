@@ -5,7 +5,7 @@ from holdfast.model.records import OutcomeRecord, Result
 from holdfast_operator.api.v1alpha1.status import Failure
 from holdfast_operator.api.v1alpha1.times import seconds_of
 from holdfast_operator.reconcile.actions import DeleteJob
-from holdfast_operator.reconcile.failures import EXIT_WRONG_INPUT, describe
+from holdfast_operator.reconcile.failures import describe, is_refusal
 from holdfast_operator.reconcile.ledger import Ledger
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.view import View
@@ -51,7 +51,7 @@ def _wrong_input(view: View) -> Verdict | None:
     """Of a job that nobody could begin. Where others have, the input is right, and what refuses it is that one pod: its
     image, its host."""
     for pod in view.pods.values():
-        if pod.end is not None and pod.end.exit_code == EXIT_WRONG_INPUT and not _is_begun(view, pod):
+        if pod.end is not None and is_refusal(pod.end) and not _is_begun(view, pod):
             message = f"pod {pod.name} refused its input, and trying again cannot help: {describe(pod.end)}"
             return Verdict(succeeded=False, reason="WrongInput", message=_shortened(message))
     return None

@@ -1,6 +1,7 @@
 """What a pod that ended ended of, which failures count, and how long a replacement waits for them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from holdfast_operator.api.v1alpha1.elastic_job import RestartPolicy
 from holdfast_operator.api.v1alpha1.status import Failure, NodeEntry
@@ -14,7 +15,9 @@ from holdfast_operator.reconcile.view import View
 _SETTLE_S = 5.0
 # The kubelet's word for a container that was gone when its host came back.
 _UNKNOWN_END = "ContainerStatusUnknown"
-EXIT_WRONG_INPUT = 2  # of an agent: trying again cannot help
+_EXIT_WRONG_INPUT = 2  # of an agent: trying again cannot help
+# The reason of a pod that ran out of the time that its own template gives it: that is no host's doing.
+_POD_DEADLINE = "DeadlineExceeded"
 
 
 def departure(view: View, pod: PodView) -> Departure | None:
@@ -23,13 +26,11 @@ def departure(view: View, pod: PodView) -> Departure | None:
     target = pod.conditions.get(notices.DISRUPTION_TARGET)
     if target is not None and target.status:
         return _gone(view, "Lost", f"disruption: {target.reason} {target.message}".strip())
-    if end is None:
-        # It never ran: the host refused it, or was given up.
-        kind = f"ended before it ran: {pod.reason} {pod.message}".strip()
-        return _gone(view, "Lost", kind) if pod.phase is PodPhase.FAILED else _gone(view, "Left", "it left")
+    if end is None or (end.init and pod.reason):
+        return _unrun(view, pod)
     if end.reason == _UNKNOWN_END:
         return _gone(view, "Lost", "its host was away")
-    if end.exit_code == EXIT_WRONG_INPUT:
+    if is_refusal(end):
         return _gone(view, "Failed", describe(end))
     if (explained := notices.loss(view, pod) or notices.notice(view, pod)) is not None:
         return _gone(view, "Lost", explained.reason)
@@ -38,8 +39,24 @@ def departure(view: View, pod: PodView) -> Departure | None:
     return _gone(view, "Left", "it left") if end.exit_code == 0 else _gone(view, "Failed", describe(end))
 
 
+def _unrun(view: View, pod: PodView) -> Departure:
+    """Of a pod whose agent never ran. A host that refused it, or gave it up, says why of the pod as a whole."""
+    if pod.phase is not PodPhase.FAILED:
+        return _gone(view, "Left", "it left")
+    why = f"ended before it ran: {pod.reason} {pod.message}".strip()
+    is_by_host = pod.reason not in ("", _POD_DEADLINE)
+    return _gone(view, "Lost" if is_by_host else "Failed", why)
+
+
+def is_refusal(end: ContainerEnd | None) -> bool:
+    """Whether an agent refused its input; what an init container means by that code nobody knows."""
+    return end is not None and not end.init and end.exit_code == _EXIT_WRONG_INPUT
+
+
 def describe(end: ContainerEnd) -> str:
     """For people: how a container ended, and its last words."""
+    if end.init:
+        return f"init container {end.init}: {describe(replace(end, init=''))}"
     reason = f" ({end.reason})" if end.reason not in ("", "Error") else ""
     words = f": {end.message.strip()}" if end.message.strip() else ""
     return f"exit code {end.exit_code}{reason}{words}"

@@ -35,9 +35,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerEnd:
-    """How the agent's container ended."""
+    """How the agent's container ended, or one before it that failed."""
 
     exit_code: int
+    init: str = ""  # the init container that failed, so that the agent never ran
     reason: str = ""  # OOMKilled, Error, Completed
     message: str = ""  # its termination message
     finished_s: float | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from holdfast_operator.reconcile.failures import EXIT_WRONG_INPUT
+from holdfast_operator.reconcile.failures import is_refusal
 from holdfast_operator.reconcile.ledger import Ledger
 from holdfast_operator.reconcile.notices import UNREACHABLE
 from holdfast_operator.reconcile.sizing import Size, is_unschedulable
@@ -56,7 +56,7 @@ def _failing(view: View, ledger: Ledger) -> Iterator[Trouble]:
     if ledger.failures:
         last, policy = ledger.failures[-1], view.job.spec.restart_policy
         pod = view.pods.get(last.uid)
-        is_refused = pod is not None and pod.end is not None and pod.end.exit_code == EXIT_WRONG_INPUT
+        is_refused = pod is not None and is_refusal(pod.end)
         message = (
             f"{len(ledger.failures)} pods failed within {policy.window:g} s (more than {policy.max_failures} fail the "
             f"job); the last was {last.pod}: {last.reason}"

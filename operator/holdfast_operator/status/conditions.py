@@ -119,8 +119,9 @@ def _saved(facts: Facts) -> str:
         return "no step was trained"
     if _is_saved(facts):
         return "what was trained lies in state.url"
-    newest = f"the newest checkpoint is of step {facts.saved_step}" if facts.saved_step is not None else "none is known"
-    return f"of {facts.step} trained steps, {newest}: what came after it is trained again"
+    if facts.saved_step is None:
+        return f"{facts.step} steps were trained, and no checkpoint is known"
+    return f"{facts.step} steps were trained, and the newest checkpoint is of step {facts.saved_step}"
 
 
 def _degraded(facts: Facts) -> Told:

@@ -80,6 +80,20 @@ def test_how_the_agent_ended_is_kept_and_nobody_elses_end() -> None:
     assert entry.view.end == end
 
 
+def test_of_a_pod_that_failed_before_its_agent_ran_the_first_failed_init_container_is_its_end() -> None:
+    def ended(name: str, code: int) -> dict[str, Any]:
+        return {"name": name, "state": {"terminated": {"exitCode": code, "reason": "Error", "message": name}}}
+
+    inits = [ended("fetch", 0), ended("unpack", 3), ended("check", 4)]
+    failed = pod_entry(pod(phase="Failed", initContainerStatuses=inits))
+    trying = pod_entry(pod(phase="Pending", initContainerStatuses=inits))
+
+    assert failed is not None
+    assert trying is not None
+    assert failed.view.end == ContainerEnd(exit_code=3, init="unpack", reason="Error", message="unpack")
+    assert trying.view.end is None
+
+
 @pytest.mark.parametrize(
     ("asked", "within_s"),
     [(None, None), ("40", 40.0), ("2.5", 2.5), ("0", 0.0), ("now", 25.0), ("-1", 25.0), ("999999999", 86_400.0)],

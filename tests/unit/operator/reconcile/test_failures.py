@@ -46,15 +46,36 @@ def test_a_pod_that_ends_by_itself_and_not_well_has_failed(end: PodView) -> None
         (failed(137), {"hosts": {"host-0": host(0, is_unschedulable=True)}}),
         (failed(143, deleted_s=NOW_S - 30.0, grace_s=60.0), {}),
         (pod(0, phase=PodPhase.FAILED, reason="UnexpectedAdmissionError"), {}),
+        (pod(0, phase=PodPhase.FAILED, reason="Evicted", end=ContainerEnd(exit_code=137, init="fetch")), {}),
         (failed(0), {}),
     ],
-    ids=["target", "host was away", "host lost", "notice", "deleted", "refused by the host", "left"],
+    ids=["target", "host was away", "host lost", "notice", "deleted", "refused by the host", "evicted", "left"],
 )
 def test_a_disruption_explains_an_end_and_is_no_failure(end: PodView, fields: dict[str, Any]) -> None:
     status = status_after(snapshot(end, **{"run": run()} | fields))
 
     assert status.failures == ()
     assert status.disruptions.seen == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (pod(0, phase=PodPhase.FAILED), "ended before it ran"),
+        (pod(0, phase=PodPhase.FAILED, reason="DeadlineExceeded", message="too slow"), "too slow"),
+        (
+            pod(0, phase=PodPhase.FAILED, end=ContainerEnd(exit_code=2, init="fetch", message="no such bucket")),
+            "init container fetch: exit code 2: no such bucket",
+        ),
+    ],
+    ids=["nothing said", "its own deadline", "init container"],
+)
+def test_a_pod_that_fails_before_its_agent_runs_has_failed_unless_its_host_took_it(end: PodView, words: str) -> None:
+    for seen in (run(), None):
+        status = status_after(snapshot(end, run=seen))
+
+        assert [words in failure.reason for failure in status.failures] == [True]
+        assert (status.disruptions.seen, status.finished_time) == (0, None), "an init container's code 2 is no verdict"
 
 
 def test_what_explains_an_end_is_waited_for() -> None:

@@ -152,8 +152,8 @@ def test_the_phase_is_one_word_of_the_conditions(fields: dict[str, Any], word: s
         ("Suspending", 7, 7, "Suspending", "lies in state.url"),
         ("Suspending", 0, None, "Suspending", "the nodes leave"),
         ("Suspended", 7, 7, "Suspended", "what was trained lies in state.url"),
-        ("Suspended", 7, 6, "Suspended", "of 7 trained steps, the newest checkpoint is of step 6"),
-        ("Suspended", 7, None, "Suspended", "of 7 trained steps, none is known"),
+        ("Suspended", 7, 6, "Suspended", "7 steps were trained, and the newest checkpoint is of step 6"),
+        ("Suspended", 7, None, "Suspended", "7 steps were trained, and no checkpoint is known"),
         ("Suspended", 0, None, "Suspended", "no step was trained"),
     ],
 )
