@@ -9,7 +9,7 @@ from holdfast_operator.api.v1alpha1.status import NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of
 from holdfast_operator.reconcile.actions import CancelDrain, DeletePod, DrainNode
 from holdfast_operator.reconcile.ledger import UNSEEN_S, Ledger
-from holdfast_operator.reconcile.notices import OPEN_GRACE_S, is_host_gone
+from holdfast_operator.reconcile.notices import OPEN_GRACE_S, is_host_gone, is_silent
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.view import View, has_ended
 
@@ -52,16 +52,12 @@ def removals(view: View, ledger: Ledger, *, is_over: bool) -> Iterator[DeletePod
 
 
 def forced(view: View) -> Iterator[DeletePod]:
-    """Of pods that hang in Terminating: on a host that is lost nobody will ever say that one has ended."""
+    """Of pods that hang in Terminating: on a host that is lost nobody will ever say that one has ended. On one that is
+    well its processes may run still, and its name and its devices are theirs until the kubelet says otherwise."""
     for pod in view.pods.values():
-        if pod.deleted_s is None:
+        if pod.deleted_s is None or not is_silent(view, pod):
             continue
-        host = view.snapshot.hosts.get(pod.host)
-        is_dead = host is None or not host.is_ready
-        grace_s = 0.0 if is_dead else pod.grace_s or 0.0
-        if (is_dead and is_host_gone(view, pod)) or view.is_due(
-            pod.deleted_s + grace_s + view.job.spec.pod_termination_timeout
-        ):
+        if is_host_gone(view, pod) or view.is_due(pod.deleted_s + view.job.spec.pod_termination_timeout):
             yield DeletePod(name=pod.name, uid=pod.uid, grace_s=0)
 
 

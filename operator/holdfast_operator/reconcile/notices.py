@@ -55,6 +55,12 @@ def is_host_gone(view: View, pod: PodView) -> bool:
     return any(taint.key == OUT_OF_SERVICE for taint in host.taints)
 
 
+def is_silent(view: View, pod: PodView) -> bool:
+    """Whether its host is not there, or does not answer the control plane."""
+    host = view.snapshot.hosts.get(pod.host)
+    return host is None or not host.is_ready or any(taint.key in (UNREACHABLE, OUT_OF_SERVICE) for taint in host.taints)
+
+
 def notice(view: View, pod: PodView) -> Departure | None:
     """The soonest end that anybody has announced of a pod that is there."""
     return min(_notices(view, pod), key=lambda departure: departure.until_s, default=None)

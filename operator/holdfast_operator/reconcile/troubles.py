@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from holdfast_operator.reconcile.failures import is_refusal
 from holdfast_operator.reconcile.ledger import Ledger
-from holdfast_operator.reconcile.notices import UNREACHABLE
+from holdfast_operator.reconcile.notices import is_silent
 from holdfast_operator.reconcile.sizing import Size, is_unschedulable
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.suspending import Suspension
@@ -30,6 +30,7 @@ def troubles(view: View, ledger: Ledger, size: Size, suspension: Suspension, inv
     yield from _without_room(view, pods, size)
     if sum(view.is_ready(pod) for pod in pods) < size.wanted:
         yield from _failing(view, ledger)
+    yield from _hanging(view)
     yield from _shaky(view, pods)
 
 
@@ -64,12 +65,25 @@ def _failing(view: View, ledger: Ledger) -> Iterator[Trouble]:
         yield Trouble(reason="WrongInput" if is_refused else "PodsFail", message=message)
 
 
+def _hanging(view: View) -> Iterator[Trouble]:
+    """In Terminating, on hosts that are well, which is for a person to look into."""
+    timeout_s = view.job.spec.pod_termination_timeout
+    for pod in view.pods.values():
+        if pod.deleted_s is None or not pod.host or is_silent(view, pod):
+            continue
+        if view.is_due(pod.deleted_s + (pod.grace_s or 0.0) + timeout_s):
+            message = (
+                f"{pod.name} should have ended by now and the host {pod.host} is well: it may run still, so it is not "
+                f"removed by force; look at finalizers and volumes (`kubectl describe pod {pod.name}`)"
+            )
+            yield Trouble(reason="PodHangs", message=message)
+            return
+
+
 def _shaky(view: View, pods: list[PodView]) -> Iterator[Trouble]:
     """Whose agent is well, so that nothing is done."""
     for pod in pods:
-        host = view.snapshot.hosts.get(pod.host)
-        is_silent = host is not None and (not host.is_ready or any(taint.key == UNREACHABLE for taint in host.taints))
-        if is_silent and view.is_present(pod):
+        if pod.host in view.snapshot.hosts and is_silent(view, pod) and view.is_present(pod):
             message = f"the host {pod.host} does not answer the control plane, but {pod.name} on it trains on"
             yield Trouble(reason="HostNotReady", message=message)
             return

@@ -278,7 +278,7 @@ class ElasticJobSpec(Section):
         default=60.0,
         gt=0,
         le=86_400,
-        description="seconds; a pod in Terminating for longer is removed by force",
+        description="seconds; a pod in Terminating for longer, on a host that does not answer, is removed by force",
     )
 
     # All that goes into the runtime's job spec: that of a job which began cannot change.

@@ -82,7 +82,8 @@ class NodeEntry(_Told):
     )
     until: Time | None = Field(default=None, description="when it is gone at the latest; none: it is let go first")
     absent: Time | None = Field(
-        default=None, description="of one that leaves: since when its agent is not in the rendezvous, though its pod runs"
+        default=None,
+        description="of one that leaves: since when its agent is not in the rendezvous, though its pod runs",
     )
     generation: int | None = Field(default=None, description="of the rendezvous when that was seen")
     counted: bool = Field(default=False, description="among the disruptions")

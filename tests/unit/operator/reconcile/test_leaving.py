@@ -19,12 +19,13 @@ from harness.reconciling.snapshots import (
     status_after,
 )
 from holdfast.model.ids import NodeId
-from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, Failure, NodeEntry
+from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, Failure, NodeEntry, StatusCondition
 from holdfast_operator.api.v1alpha1.times import seconds_of, text_of
 from holdfast_operator.reconcile.actions import CancelDrain, CreatePod, DeletePod, DrainNode
 from holdfast_operator.reconcile.deciding import reconcile
 from holdfast_operator.reconcile.notices import OPEN_GRACE_S
 from holdfast_operator.reconcile.snapshot import ContainerEnd, PodPhase, Snapshot, Taint
+from holdfast_operator.status.conditions import condition_of
 
 NODE = NodeId("gpt-0")
 TAINT = Taint(key="aws-node-termination-handler/spot-itn", effect="NoSchedule")
@@ -205,19 +206,37 @@ def test_a_node_that_leaves_and_gets_sooner_notice_leaves_sooner_and_counts_no_f
     assert status_after(shot).disruptions.seen == 0
 
 
+HANGS = pod(0, deleted_s=NOW_S - 15.0, grace_s=55.0)
+
+
 @pytest.mark.parametrize(
-    ("fields", "hosts", "at_s"),
+    "fields",
     [
-        ({}, {"host-0": host(0)}, NOW_S + 100.0),  # its grace of 55 s, and 60 s
-        ({}, {"host-0": host(0, is_ready=None)}, NOW_S + 45.0),
+        {"is_ready": None},
+        {"is_ready": False},
+        {"taints": (Taint(key="node.kubernetes.io/unreachable", effect="NoExecute"),)},
     ],
 )
-def test_a_pod_that_hangs_in_terminating_is_removed_by_force(fields: Any, hosts: Any, at_s: float) -> None:
-    hangs = pod(0, deleted_s=NOW_S - 15.0, grace_s=55.0, **fields)
-    shot = seen("Lost", first=hangs, hosts={**hosts, "host-1": host(1)}, run=run(1))
+def test_a_pod_that_hangs_in_terminating_on_a_host_that_is_silent_is_removed_by_force(fields: Any) -> None:
+    shot = seen("Lost", first=HANGS, hosts={"host-0": host(0, **fields), "host-1": host(1)}, run=run(1))
 
-    assert of_type(DeletePod, replace(shot, now_s=at_s - 0.5)) == []
-    assert [action.grace_s for action in of_type(DeletePod, replace(shot, now_s=at_s))] == [0]
+    assert of_type(DeletePod, replace(shot, now_s=NOW_S + 44.5)) == []
+    assert [action.grace_s for action in of_type(DeletePod, replace(shot, now_s=NOW_S + 45.0))] == [0]
+
+
+def test_a_pod_that_hangs_on_a_host_that_is_well_is_told_of_and_never_removed_by_force() -> None:
+    shot = seen("Lost", first=HANGS, run=run(1))
+    early, late = replace(shot, now_s=NOW_S + 99.5), replace(shot, now_s=NOW_S + 100.0)  # its grace of 55 s, and 60 s
+
+    def degraded(shot: Snapshot) -> StatusCondition:
+        condition = condition_of(status_after(shot).conditions, "Degraded")
+        assert condition is not None
+        return condition
+
+    assert of_type(DeletePod, replace(shot, now_s=NOW_S + 1e6)) == []
+    assert degraded(early).reason == "FewerNodes"
+    assert degraded(late).reason == "PodHangs"
+    assert "gpt-0" in degraded(late).message
 
 
 @pytest.mark.parametrize(
