@@ -87,10 +87,11 @@ class _Plan:
     def actions(self) -> Iterator[Action]:
         view, ledger = self._view, self._ledger
         status = self._status()
-        if self._makes_pods:
-            yield from self._made_first()
+        # Before anything that the API server may refuse or be slow about.
         urgent = tuple(leaving.drains(view, (e for e in ledger.leaving if e.leaving in DISRUPTIONS)))
         yield from urgent
+        if self._makes_pods:
+            yield from self._made_first()
         if status != view.job.status:
             yield WriteStatus(status=status)
             yield from events(view.job, status, ledger.news)

@@ -59,9 +59,9 @@ def of_type(kind: type, shot: Snapshot) -> list[Any]:
 
 
 def test_a_node_with_notice_is_told_before_anything_else_is_done() -> None:
-    decision = reconcile(snapshot(pod(0), hosts=TAINTED))
+    decision = reconcile(snapshot(pod(0), hosts=TAINTED, has_secret=False, config=None))
 
-    assert kinds(decision.actions)[:2] == ["DrainNode", "WriteStatus"]
+    assert kinds(decision.actions)[:4] == ["DrainNode", "CreateSecret", "ApplyConfig", "WriteStatus"]
     assert kinds(decision.actions)[-1] == "CreatePod"
     told = decision.actions[0]
     assert isinstance(told, DrainNode)
