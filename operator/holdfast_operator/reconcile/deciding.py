@@ -81,6 +81,7 @@ class _Plan:
         has_outcome = view.run is not None and view.run.outcome is not None
         if running and has_outcome and not view.is_due(ending.ended_by_s(view)):
             running = [entry for entry in running if not entry.joined]
+        running += [e for e in seen.staying if (pod := view.pod_of(e)) is not None and view.holds_host(pod)]
         notice_s = view.job.spec.preemption.notice
         return seen.bounded(view.now_s + notice_s).marked(running, asked(view, "the job is over", notice_s))
 

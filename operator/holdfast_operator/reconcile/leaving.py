@@ -43,7 +43,8 @@ def removals(view: View, ledger: Ledger, *, is_over: bool) -> Iterator[DeletePod
         pod = view.pod_of(entry)
         if pod is None or pod.deleted_s is not None or entry.uid in kept:
             continue
-        if is_over and (has_ended(pod) or (entry.joined and not _is_late(view, entry))):
+        ends_by_itself = has_ended(pod) or (entry.joined and not _is_late(view, entry))
+        if is_over and ends_by_itself and not view.holds_host(pod):
             continue
         if is_host_gone(view, pod) and entry.leaving == "Lost":
             yield DeletePod(name=pod.name, uid=pod.uid, grace_s=0)
@@ -100,4 +101,4 @@ def _kept_for_logs(view: View, ledger: Ledger) -> set[str]:
     counting = {failure.uid for failure in ledger.failures}
     failed = [entry for entry in ledger.leaving if entry.uid in counting and entry.leaving == "Failed"]
     newest = sorted(failed, key=lambda entry: (entry.since or "", entry.uid))[-_FAILED_KEPT:]
-    return {entry.uid for entry in newest if entry.uid in view.pods}
+    return {entry.uid for entry in newest if entry.uid in view.pods and not view.holds_host(view.pods[entry.uid])}

@@ -62,6 +62,13 @@ class View:
     def drain_of(self, node: NodeId) -> RunDrain | None:
         return self.run.drains.get(node) if self.run is not None else None
 
+    def holds_host(self, pod: PodView) -> bool:
+        """Although its agent ended some time ago: another of its containers runs on."""
+        if pod.end is None or pod.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+            return False
+        finished_s = pod.end.finished_s if pod.end.finished_s is not None else pod.created_s
+        return self.is_due(finished_s + self.job.spec.pod_termination_timeout)
+
     @property
     def has_trained(self) -> bool:
         """Whether there is state that is worth anything."""

@@ -319,3 +319,23 @@ def test_of_a_job_that_is_over_only_pods_that_do_not_end_are_removed() -> None:
     assert removed(ended, until_s=NOW_S - 1.0) == []
     assert removed(pod(0)) == []
     assert removed(pod(0), until_s=NOW_S) == ["uid-0"]
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_pod_whose_agent_has_ended_while_another_container_runs_on_gives_its_host_free(
+    exit_code: int, is_over: bool
+) -> None:
+    held = pod(0, end=ContainerEnd(exit_code=exit_code, finished_s=NOW_S - 60.0))
+    status = ElasticJobStatus(
+        ledger=(entry(0),), observed_generation=1, finished_time=text_of(NOW_S - 10.0) if is_over else None
+    )
+    first = snapshot(held, status=status, run=run())
+
+    later = replace(first, job=first.job.model_copy(update={"status": status_after(first)}))
+    assert [action.uid for action in of_type(DeletePod, later)] == ["uid-0"]
+    ended = replace(held, phase=PodPhase.FAILED if exit_code else PodPhase.SUCCEEDED)
+    if is_over:
+        assert of_type(DeletePod, replace(later, now_s=NOW_S - 0.5)) == [], "it may end yet"
+    kept = of_type(DeletePod, replace(later, pods=(ended,)))
+    assert len(kept) == (not is_over and exit_code == 0), "its logs are kept where nothing runs any more"
