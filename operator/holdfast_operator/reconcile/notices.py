@@ -15,6 +15,8 @@ OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 DISRUPTION_TARGET = "DisruptionTarget"
 
+# Effects that keep pods off a host; what is merely preferred may be taken back.
+_BINDING = ("NoSchedule", "NoExecute")
 # A host that is not there so shortly after a pod was bound to it is merely not seen yet.
 _HOST_SEEN_S = 30.0
 # A taint's value that is a time lies within so many seconds of now: the autoscaler writes when it set the taint.
@@ -92,7 +94,8 @@ def _announced(view: View, host: HostView) -> Iterator[Departure]:
     """By the host's taints, and by its being closed, which the control plane turns into a taint in its own time."""
     preemption = view.job.spec.preemption
     for taint in host.taints:
-        if taint.key != UNSCHEDULABLE and (taint.key in preemption.notice_taints or taint.key == OUT_OF_SERVICE):
+        is_listed = taint.key in preemption.notice_taints or taint.key == OUT_OF_SERVICE
+        if is_listed and taint.key != UNSCHEDULABLE and taint.effect in _BINDING:
             yield _notice(f"taint {taint.key} on host {host.name}", _end_s(taint, preemption.notice, view.now_s))
     is_closed = host.is_unschedulable or any(taint.key == UNSCHEDULABLE for taint in host.taints)
     if is_closed and UNSCHEDULABLE in preemption.notice_taints:

@@ -208,11 +208,10 @@ class Preemption(Section):
             "karpenter.sh/disrupted",
             "karpenter.sh/disruption",
             "ToBeDeletedByClusterAutoscaler",
-            "DeletionCandidateOfClusterAutoscaler",
             "node.kubernetes.io/unschedulable",
         ),
         max_length=64,
-        description="keys of taints after which a node goes away: its pod is drained",
+        description="keys of taints (NoSchedule, NoExecute) after which a node goes away: its pod is drained",
     )
     notice: float = Field(default=25.0, gt=0, le=86_400, description="seconds from the taint to the end")
 

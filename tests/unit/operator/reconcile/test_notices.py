@@ -53,6 +53,18 @@ def test_a_taint_that_is_not_listed_means_nothing() -> None:
     assert notices.notice(View(seen), pod(0)) is None
 
 
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Taint(key="DeletionCandidateOfClusterAutoscaler", effect="PreferNoSchedule"),
+        Taint(key="DeletionCandidateOfClusterAutoscaler", effect="NoSchedule"),
+        Taint(key="karpenter.sh/disrupted", effect="PreferNoSchedule"),
+    ],
+)
+def test_a_hint_that_may_be_taken_back_is_no_notice(hint: Taint) -> None:
+    assert notices.notice(View(snapshot(pod(0), hosts={"host-0": host(0, taints=(hint,))})), pod(0)) is None
+
+
 def test_which_taints_are_notice_is_the_jobs_to_say() -> None:
     of = job(nodes={"min": 1, "max": 1}, preemption={"notice_taints": ["example.com/leaves"], "notice": 90.0})
     hosts = {"host-0": host(0, **taint("example.com/leaves"))}
