@@ -11,7 +11,7 @@ from harness.reconciling.playing import cluster_of, play, settle
 from holdfast.model.records import Result
 from holdfast_operator.status.conditions import condition_of, is_true
 
-LENIENT = {"max_failures": 10_000}
+LENIENT = {"max_failures": 500}
 
 
 def trained(cluster: Cluster, operator: Operator) -> None:

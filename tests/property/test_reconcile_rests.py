@@ -77,7 +77,7 @@ def test_a_host_that_flaps_while_its_agent_is_well_costs_nothing() -> None:
 def test_what_was_decided_and_done_is_decided_to_be_done(seed: int) -> None:
     """Applied to what it came to, without a moment in between, a decision is to do nothing that was done."""
     random = Random(seed)
-    cluster = cluster_of(job(nodes={"min": 1, "max": 4}, restart_policy={"max_failures": 1000}), hosts=4)
+    cluster = cluster_of(job(nodes={"min": 1, "max": 4}, restart_policy={"max_failures": 500}), hosts=4)
     operator = Operator(cluster)
     play(cluster, [operator], random, turns=random.randint(0, 150))
     operator.behind = lambda _: 0

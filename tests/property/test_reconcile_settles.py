@@ -13,7 +13,7 @@ from holdfast_operator.reconcile.deciding import reconcile
 from holdfast_operator.reconcile.sizing import wanted_by
 
 SEEDS = 150
-LENIENT = {"max_failures": 10_000}
+LENIENT = {"max_failures": 500}
 
 
 def check_settled(cluster: Cluster, operator: Operator) -> None:

@@ -7,6 +7,7 @@ from holdfast_operator.api.v1alpha1.elastic_job import RestartPolicy
 from holdfast_operator.api.v1alpha1.status import Failure, NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of, text_of
 from holdfast_operator.reconcile import notices
+from holdfast_operator.reconcile.brevity import shortened
 from holdfast_operator.reconcile.notices import Departure
 from holdfast_operator.reconcile.snapshot import ContainerEnd, PodPhase, PodView
 from holdfast_operator.reconcile.view import View
@@ -18,6 +19,10 @@ _UNKNOWN_END = "ContainerStatusUnknown"
 _EXIT_WRONG_INPUT = 2  # of an agent: trying again cannot help
 # The reason of a pod that ran out of the time that its own template gives it: that is no host's doing.
 _POD_DEADLINE = "DeadlineExceeded"
+
+
+_REASON_BYTES_MAX = 1024
+_REASONS_KEPT = 8
 
 
 def departure(view: View, pod: PodView) -> Departure | None:
@@ -70,7 +75,14 @@ def within_window(view: View, failures: Iterable[Failure]) -> tuple[Failure, ...
 
 
 def record(view: View, pod: PodView, entry: NodeEntry) -> Failure:
-    return Failure(pod=pod.name, uid=pod.uid, time=text_of(view.now_s), reason=entry.reason)
+    reason = describe(pod.end) if pod.end is not None else entry.reason
+    return Failure(pod=pod.name, uid=pod.uid, time=text_of(view.now_s), reason=shortened(reason, _REASON_BYTES_MAX))
+
+
+def told(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """Oldest first, with the reasons of the newest: of the others only that they were is of use."""
+    newest = max(0, len(failures) - _REASONS_KEPT)
+    return (*(failure.model_copy(update={"reason": ""}) for failure in failures[:newest]), *failures[newest:])
 
 
 def held_back(view: View, failures: Sequence[Failure], ledger: Iterable[NodeEntry]) -> int:

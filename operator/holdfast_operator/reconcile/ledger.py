@@ -12,6 +12,7 @@ from holdfast.telemetry.run_state import RunState
 from holdfast_operator.api.v1alpha1.status import Failure, NodeEntry
 from holdfast_operator.api.v1alpha1.times import seconds_of, text_of
 from holdfast_operator.reconcile import failures, notices
+from holdfast_operator.reconcile.brevity import shortened
 from holdfast_operator.reconcile.notices import Departure
 from holdfast_operator.reconcile.snapshot import PodPhase, PodView
 from holdfast_operator.reconcile.view import View, has_ended
@@ -21,8 +22,9 @@ KEPT_S = 600.0
 # A cache that does not show a pod for so long does not lag; likewise a rendezvous that does not show its agent.
 UNSEEN_S = 10.0
 # So long is waited for the job to train on without a node that went; then it did not survive that.
-_UNSETTLED_KEPT_S = 86_400.0
-_REASON_CHARS_MAX = 1024
+_UNSETTLED_KEPT_S = 3600.0
+_REASON_BYTES_MAX = 128
+_GONE_MIN = 100  # pods of a small job that come and go quickly
 DISRUPTIONS = ("Notice", "Lost", "Left")
 
 
@@ -76,7 +78,7 @@ class Mark:
         return entry.model_copy(
             update={
                 "leaving": self.kind,
-                "reason": self.reason[:_REASON_CHARS_MAX],
+                "reason": shortened(self.reason, _REASON_BYTES_MAX),
                 "since": text_of(self.at_s),
                 "until": text_of(self.until_s) if isfinite(self.until_s) else None,
                 "generation": self.generation,
@@ -104,12 +106,25 @@ def look(view: View, *, is_over: bool) -> Ledger:
     survived = sum(new.survived and not old.survived for old, new in zip(before, after, strict=True))
     ledger = Ledger(
         entries=(),
-        failures=(*recent, *failed),
+        failures=failures.told((*recent, *failed)),
         seen=sum(entry.counted for entry in news),
         survived=survived,
         news=news,
     )
-    return ledger.with_entries(entry for entry in after if not _is_forgotten(view, entry))
+    return ledger.with_entries(_kept(view, after))
+
+
+def _kept(view: View, entries: Iterable[NodeEntry]) -> Iterator[NodeEntry]:
+    """Of those whose pods are gone the newest, about as many as the job may have nodes, and without what is only told of
+    pods that are there."""
+    gone = []
+    for entry in entries:
+        if not entry.leaving or entry.uid in view.pods:
+            yield entry
+        elif not _is_forgotten(view, entry):
+            gone.append(entry.model_copy(update={"reason": "", "until": None, "absent": None}))
+    gone.sort(key=_since_s)
+    yield from gone[-max(_GONE_MIN, view.job.spec.nodes.max) :]
 
 
 def _adopted(view: View, entries: Iterable[NodeEntry]) -> Iterator[NodeEntry]:
@@ -197,8 +212,6 @@ def _settled(view: View, entry: NodeEntry, pod: PodView | None) -> NodeEntry:
 
 
 def _is_forgotten(view: View, entry: NodeEntry) -> bool:
-    if not entry.leaving or entry.uid in view.pods:
-        return False
     is_settled = entry.survived or not entry.counted
     return view.is_due(_since_s(entry) + (KEPT_S if is_settled else _UNSETTLED_KEPT_S))
 

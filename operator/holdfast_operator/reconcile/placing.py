@@ -7,6 +7,9 @@ from holdfast_operator.reconcile.failures import held_back
 from holdfast_operator.reconcile.ledger import Ledger, asked
 from holdfast_operator.reconcile.view import View
 
+# Pods at a time, those that leave among them: so many times `nodes.max`, and a few that are kept for their logs.
+_STANDING_SHARE, _KEPT = 2, 8
+
 
 def placed(view: View, ledger: Ledger, count: int) -> Ledger:
     """With `count` nodes that stay, or as many as may be made by now."""
@@ -14,7 +17,9 @@ def placed(view: View, ledger: Ledger, count: int) -> Ledger:
     if len(staying) > count:
         goers = sorted(staying, key=lambda entry: _worth(view, entry))[: len(staying) - count]
         return ledger.marked(goers, asked(view, f"{count} nodes are asked for"))
-    missing = count - len(staying)
+    # Pods that leave may stand as long as they need to; with more of them than nodes no other is made.
+    standing = len(view.pods) + sum(not entry.uid for entry in staying)
+    missing = min(count - len(staying), max(0, _STANDING_SHARE * view.job.spec.nodes.max + _KEPT - standing))
     if missing:
         missing = max(0, missing - held_back(view, ledger.failures, ledger.entries))
     return ledger.with_entries((*ledger.entries, *(NodeEntry(index=index) for index in _free(view, ledger, missing))))

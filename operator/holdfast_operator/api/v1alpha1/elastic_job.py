@@ -16,6 +16,8 @@ JOB_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 # A password in a URL, which belongs into a Secret: objects are read by many, and printed.
 _PASSWORD_IN_URL = r"^[^/]*//[^/]*:[^/]*@"
 
+# So many nodes, and so many failures, that the operator's memory of them fits into the object, of which etcd takes 1.5 MiB.
+NODES_MAX = 1_000
 Endpoint = Annotated[
     str, Field(max_length=261, pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]*|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$")
 ]
@@ -60,10 +62,12 @@ class Batch(Section):
 class Nodes(Section):
     """How many nodes, each a pod, the job may have."""
 
-    min: int = Field(default=1, ge=1, le=10_000, description="it trains with no fewer; below that it waits, state held")
-    max: int = Field(ge=1, le=10_000, description="it never has more")
+    min: int = Field(
+        default=1, ge=1, le=NODES_MAX, description="it trains with no fewer; below that it waits, state held"
+    )
+    max: int = Field(ge=1, le=NODES_MAX, description="it never has more")
     desired: int | None = Field(
-        default=None, ge=1, le=10_000, description="how many are asked for; `kubectl scale` sets it; by default max"
+        default=None, ge=1, le=NODES_MAX, description="how many are asked for; `kubectl scale` sets it; by default max"
     )
 
     immutable = ("min", "max")
@@ -219,7 +223,7 @@ class Preemption(Section):
 class RestartPolicy(Section):
     """When failures of pods end the job; disruptions never count."""
 
-    max_failures: int = Field(default=3, ge=0, le=10_000, description="more of them within the window fail the job")
+    max_failures: int = Field(default=3, ge=0, le=500, description="more of them within the window fail the job")
     window: float = Field(default=3600.0, gt=0, le=10**7, description="seconds")
     backoff: float = Field(default=5.0, gt=0, le=86_400, description="seconds before a replacement; doubled each time")
     backoff_max: float = Field(default=300.0, gt=0, le=86_400, description="seconds at most")

@@ -1,8 +1,8 @@
 """What the status of an `ElasticJob` holds. Times are RFC 3339 in UTC."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from holdfast_operator.api.v1alpha1.section import Section
 
@@ -63,12 +63,20 @@ class Failure(_Told):
     pod: str = Field(description="its name")
     uid: str = Field(description="its uid, so that none counts twice")
     time: Time = Field(description="when it ended")
-    reason: str = Field(description="how it ended")
+    reason: str = Field(description="how it ended; of the newest few")
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """The API server writes what a schema has a default for into every object."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
 
 
 class NodeEntry(_Told):
     """One of the job's pods, from before it is made until after it is gone: the operator's memory, by which every pod
     is made, counted and let go once, whoever of several operators does it and however often one is cut short."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     index: int = Field(ge=0, description="which of the job's nodes")
     uid: str = Field(default="", description="of its pod; empty until that was seen")
@@ -88,6 +96,11 @@ class NodeEntry(_Told):
     generation: int | None = Field(default=None, description="of the rendezvous when that was seen")
     counted: bool = Field(default=False, description="among the disruptions")
     survived: bool = Field(default=False, description="and the job has trained without it")
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set: a job may have thousands of these, and an object has a bound."""
+        return {name: value for name, value in write(self).items() if value not in ("", None) and value is not False}
 
 
 class ElasticJobStatus(_Told):

@@ -107,9 +107,7 @@ def test_nodes_of_a_job_that_failed_are_let_go() -> None:
     failures = tuple(Failure(pod="gpt-0", uid=str(n), time=text_of(NOW_S), reason="OOMKilled") for n in range(4))
     held = ElasticJobStatus(failures=failures, ledger=(entry(0),), observed_generation=1)
 
-    told = [
-        action for action in reconcile(snapshot(pod(0), status=held)).actions if isinstance(action, DrainNode)
-    ]
+    told = [action for action in reconcile(snapshot(pod(0), status=held)).actions if isinstance(action, DrainNode)]
     assert [(action.node, action.grace_s) for action in told] == [("gpt-0", 25.0)]
 
 

@@ -295,7 +295,7 @@ def test_a_pod_that_is_not_seen_is_waited_for_before_it_counts_as_vanished() -> 
     assert reconcile(unseen).look_again_s == 10.0
     later = replace(snapshot(of=of, status=status_after(unseen), run=run()), now_s=NOW_S + 10.0)
     assert entry_after(unseen, 0).leaving == ""
-    assert [held.reason for held in status_after(later).ledger if held.uid] == ["its pod vanished"]
+    assert [held.leaving for held in status_after(later).ledger if held.uid] == ["Lost"]
     assert status_after(later).disruptions.seen == 1
     assert status_after(snapshot(of=of, status=status, run=run(0))).ledger[0].since is None, "its agent is there"
 
