@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from holdfast.telemetry.run_state import RunState
 from holdfast_operator.api.v1alpha1.elastic_job import Metadata
-from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, StatusCondition
+from holdfast_operator.api.v1alpha1.status import ElasticJobStatus, NodeCounts, NodeEntry, StatusCondition
 from holdfast_operator.api.v1alpha1.times import text_of
 from holdfast_operator.status.conditions import TYPES, condition_of, conditions, is_true
 from holdfast_operator.status.facts import Facts, Trouble, Verdict
@@ -180,3 +180,21 @@ def test_a_spec_that_cannot_be_read_is_told_and_nothing_else_changes() -> None:
     assert invalid_status(metadata, after, "spec.nodes.max: missing", 1_000_060.0) == after
     over = before.model_copy(update={"finished_time": text_of(1.0)})
     assert invalid_status(metadata, over, "spec.nodes.max: missing", 1_000_050.0) == over
+
+
+def test_of_a_job_that_has_pods_what_was_told_stays_told_when_its_spec_cannot_be_read() -> None:
+    metadata = Metadata(name="gpt", namespace="ml", uid="1", generation=4, created_s=1.0)
+    before = ElasticJobStatus(
+        phase="Running",
+        step=7,
+        nodes=NodeCounts(desired=4, wanted=4, ready=4),
+        conditions=conditions(facts(), ()),
+        ledger=(NodeEntry(index=0, uid="uid-0", joined=True),),
+    )
+    after = invalid_status(metadata, before, "spec.nodes.max: missing", 1_000_050.0)
+
+    degraded = condition_of(after.conditions, "Degraded")
+    assert degraded is not None
+    assert (degraded.status, degraded.reason, degraded.message) == ("True", "InvalidSpec", "spec.nodes.max: missing")
+    assert condition_of(after.conditions, "Running") == condition_of(before.conditions, "Running")
+    assert (after.phase, after.nodes, after.ledger) == ("Running", before.nodes, before.ledger)
