@@ -22,7 +22,6 @@ from holdfast_operator.reconcile.snapshot import Condition, ContainerEnd, HostVi
 _NOTICE_S: float = Preemption.model_fields["notice"].default
 _DAY_S = 86_400.0
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_ZONE = "topology.kubernetes.io/zone"
 _NUMBER_MAX = 1e12
 _PHASES = {phase.value: phase for phase in PodPhase}
 # Of a container that is about to start, which is nothing to wait for.
@@ -58,7 +57,6 @@ def host_view(node: Object) -> HostView:
     return HostView(
         name=_text(metadata.get("name")),
         is_ready=ready.status if ready is not None else None,
-        since_s=ready.since_s if ready is not None else None,
         taints=tuple(
             Taint(
                 key=_text(taint.get("key")),
@@ -69,7 +67,6 @@ def host_view(node: Object) -> HostView:
             for taint in _mappings(spec.get("taints"))
         ),
         is_unschedulable=spec.get("unschedulable") is True,
-        zone=_text(_mapping(metadata.get("labels")).get(_ZONE)),
     )
 
 
@@ -77,7 +74,6 @@ def _pod_view(pod: Object, metadata: Mapping[str, Any], name: str, index: int) -
     spec, status = _mapping(pod.get("spec")), _mapping(pod.get("status"))
     annotations = _mapping(metadata.get("annotations"))
     conditions = _conditions(status)
-    ready = conditions.get("Ready")
     grace_s = _number(metadata.get("deletionGracePeriodSeconds"))
     deadline_s = _time(metadata.get("deletionTimestamp"))
     waiting, waiting_message = _waiting(status)
@@ -90,7 +86,6 @@ def _pod_view(pod: Object, metadata: Mapping[str, Any], name: str, index: int) -
         host=_text(spec.get("nodeName")),
         deleted_s=deadline_s - (grace_s or 0.0) if deadline_s is not None else None,
         grace_s=grace_s if deadline_s is not None else None,
-        is_ready=ready is not None and ready.status is True,
         conditions=conditions,
         waiting=waiting,
         waiting_message=waiting_message,

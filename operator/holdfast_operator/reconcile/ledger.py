@@ -115,8 +115,8 @@ def look(view: View, *, is_over: bool) -> Ledger:
 
 
 def _kept(view: View, entries: Iterable[NodeEntry]) -> Iterator[NodeEntry]:
-    """Of those whose pods are gone the newest, about as many as the job may have nodes, and without what is only told of
-    pods that are there."""
+    """Of those whose pods are gone the newest, about as many as the job may have nodes, and without what is only told
+    of pods that are there."""
     gone = []
     for entry in entries:
         if not entry.leaving or entry.uid in view.pods:

@@ -22,8 +22,8 @@ _HOST_SEEN_S = 30.0
 # A taint's value that is a time lies within so many seconds of now: the autoscaler writes when it set the taint.
 _TIME_SPAN_S = 86_400.0
 
-# Of a node that nobody has said an end of: it stays until nothing hangs on it, however long its storage is away. A drain
-# has to have a grace, so this is longer than any outage.
+# Of a node that nobody has said an end of: it stays until nothing hangs on it, however long its storage is away. A
+# drain has to have a grace, so this is longer than any outage.
 OPEN_GRACE_S = 30 * 86_400.0
 
 Kind = Literal["Notice", "Lost", "Left", "Failed"]

@@ -25,8 +25,16 @@ _SPREAD_OVER = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 def pod_manifest(job: ElasticJob, index: int) -> Manifest:
     spec = _pod_spec(job)
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(job, index, digest), "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(job, index, _hash(spec)), "spec": spec}
+
+
+def manifest_hash(job: ElasticJob) -> str:
+    """Of what all pods of the job are made from by now."""
+    return _hash(_pod_spec(job))
+
+
+def _hash(spec: Manifest) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _metadata(job: ElasticJob, index: int, digest: str) -> Manifest:

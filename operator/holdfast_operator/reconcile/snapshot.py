@@ -56,7 +56,6 @@ class PodView:
     host: str = ""  # the Kubernetes node it is bound to; empty while it is not
     deleted_s: float | None = None  # when its deletion was asked for, its deadline not included
     grace_s: float | None = None  # of that deletion
-    is_ready: bool = False
     conditions: Mapping[str, Condition] = field(default_factory=dict)  # by type
     waiting: str = ""  # why a container does not start: ImagePullBackOff, CreateContainerConfigError
     waiting_message: str = ""
@@ -81,10 +80,8 @@ class HostView:
 
     name: str
     is_ready: bool | None  # None: Unknown, as the control plane says of a node it does not hear of
-    since_s: float | None = None  # of that
     taints: tuple[Taint, ...] = ()
     is_unschedulable: bool = False
-    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

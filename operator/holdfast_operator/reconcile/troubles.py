@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from holdfast_operator.reconcile.failures import is_refusal
 from holdfast_operator.reconcile.ledger import Ledger
 from holdfast_operator.reconcile.notices import is_silent
+from holdfast_operator.reconcile.pods import manifest_hash
 from holdfast_operator.reconcile.sizing import Size, is_unschedulable
 from holdfast_operator.reconcile.snapshot import PodView
 from holdfast_operator.reconcile.suspending import Suspension
@@ -30,6 +31,7 @@ def troubles(view: View, ledger: Ledger, size: Size, suspension: Suspension, inv
     yield from _without_room(view, pods, size)
     if sum(view.is_ready(pod) for pod in pods) < size.wanted:
         yield from _failing(view, ledger)
+    yield from _outdated(view, pods)
     yield from _hanging(view)
     yield from _shaky(view, pods)
 
@@ -63,6 +65,18 @@ def _failing(view: View, ledger: Ledger) -> Iterator[Trouble]:
             f"job); the last was {last.pod}: {last.reason}"
         )
         yield Trouble(reason="WrongInput" if is_refused else "PodsFail", message=message)
+
+
+def _outdated(view: View, pods: list[PodView]) -> Iterator[Trouble]:
+    """Pods are not made anew for a changed template: that would stop a training that is well."""
+    wanted = manifest_hash(view.job)
+    old = [pod for pod in pods if pod.manifest_hash not in ("", wanted)]
+    if old:
+        message = (
+            f"{len(old)} pods are as an earlier template or operator made them, {old[0].name} among them; to renew them, "
+            "drain one after the other (`holdfast k8s drain`)"
+        )
+        yield Trouble(reason="OldTemplate", message=message)
 
 
 def _hanging(view: View) -> Iterator[Trouble]:

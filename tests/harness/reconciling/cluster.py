@@ -192,7 +192,7 @@ class Cluster:
         """It is lost without a word, which the control plane notices."""
         self.fault(self.on(host))
         self.dead.add(host)
-        self._host(replace(self.hosts.now[host], is_ready=None, since_s=self.now_s))
+        self._host(replace(self.hosts.now[host], is_ready=None))
 
     def delete_host(self, host: str) -> None:
         self.fault(self.on(host))

@@ -16,7 +16,7 @@ JOB_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 # A password in a URL, which belongs into a Secret: objects are read by many, and printed.
 _PASSWORD_IN_URL = r"^[^/]*//[^/]*:[^/]*@"
 
-# So many nodes, and so many failures, that the operator's memory of them fits into the object, of which etcd takes 1.5 MiB.
+# So many nodes that the operator's memory of them fits into the object, of which etcd takes 1.5 MiB.
 NODES_MAX = 1_000
 Endpoint = Annotated[
     str, Field(max_length=261, pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]*|\[[0-9A-Fa-f:.]+\]):[1-9][0-9]{0,4}$")

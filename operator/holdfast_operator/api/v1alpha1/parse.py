@@ -67,11 +67,6 @@ def parse_status(raw: object) -> ElasticJobStatus:
     return parse_status({name: value for name, value in known.items() if name not in strange})
 
 
-def status_as_written(status: ElasticJobStatus) -> dict[str, Any]:
-    """As it stands in the object; `parse_status` reads it back."""
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
 def _wrong_kind(raw: Mapping[str, Any]) -> list[Problem]:
     right = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND}
     return [

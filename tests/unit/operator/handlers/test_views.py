@@ -37,7 +37,7 @@ def test_a_pod_is_its_jobs_by_label_and_owner() -> None:
     assert (entry.job, entry.owner, entry.host) == (("team", "gpt"), "job-uid", ("", "host-1"))
     view = entry.view
     assert (view.name, view.uid, view.index, view.phase) == ("gpt-3", "u-1", 3, PodPhase.RUNNING)
-    assert (view.is_ready, view.manifest_hash, view.deleted_s, view.end) == (True, "abc", None, None)
+    assert (view.manifest_hash, view.deleted_s, view.end) == ("abc", None, None)
     assert view.conditions == {"Ready": Condition(type="Ready", status=True, since_s=seconds_of(_AT))}
 
 
@@ -108,13 +108,13 @@ def test_who_asks_for_a_drain_gets_one_whatever_the_words(asked: str | None, wit
 
 def test_a_host_tells_its_taints_and_whether_it_is_heard_of() -> None:
     raw = {
-        "metadata": {"name": "host-1", "labels": {"topology.kubernetes.io/zone": "z"}},
+        "metadata": {"name": "host-1"},
         "spec": {"unschedulable": True, "taints": [{"key": "k", "effect": "NoSchedule", "timeAdded": _AT}]},
         "status": {"conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": _AT}]},
     }
     view = host_view(raw)
-    assert (view.name, view.zone, view.is_unschedulable) == ("host-1", "z", True)
-    assert (view.is_ready, view.since_s) == (None, seconds_of(_AT))
+    assert (view.name, view.is_unschedulable) == ("host-1", True)
+    assert view.is_ready is None
     assert view.taints == (Taint(key="k", effect="NoSchedule", since_s=seconds_of(_AT)),)
 
 

@@ -13,6 +13,7 @@ from holdfast_operator.api.v1alpha1.status import CheckpointStatus, ElasticJobSt
 from holdfast_operator.api.v1alpha1.times import text_of
 from holdfast_operator.reconcile.actions import ApplyConfig, TellEvent
 from holdfast_operator.reconcile.deciding import reconcile
+from holdfast_operator.reconcile.pods import pod_manifest
 from holdfast_operator.reconcile.snapshot import Condition, PodPhase, PodView, RunCheckpoint, Snapshot
 from holdfast_operator.status.conditions import condition_of
 
@@ -164,3 +165,18 @@ def test_an_event_is_told_when_its_news_is_written_and_not_again() -> None:
     assert ("NodeLeaves", "Normal") in [(event.reason, event.type) for event in told]
     assert any("gpt-0" in event.message for event in told)
     assert "TellEvent" not in kinds(again.actions)
+
+
+def test_pods_of_an_earlier_template_are_told_of_and_left_alone() -> None:
+    of = job(nodes={"min": 1, "max": 2})
+    held = pod_manifest(of, 0)["metadata"]["annotations"][names.ANNOTATION_HASH]
+    pods = [pod(n, manifest_hash=held) for n in (0, 1)]
+    changed = job(nodes={"min": 1, "max": 2}, template={"spec": {"containers": [{"name": "holdfast", "image": "v2"}]}})
+
+    same, old = (condition_of(status_after(snapshot(*pods, of=each)).conditions, "Degraded") for each in (of, changed))
+    assert same is not None
+    assert old is not None
+    assert same.reason == "AsWanted"
+    assert old.reason == "OldTemplate"
+    assert "2 pods" in old.message
+    assert "DeletePod" not in kinds(reconcile(snapshot(*pods, of=changed)).actions)
