@@ -102,7 +102,8 @@ class Sights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
-    """A save of so many blobs begins. Of those before, the agent needs to hold `kept` alone (None: none of them)."""
+    """A save of so many blobs begins. Of those before, the agent needs to hold `kept` alone (None: no agent knows of a
+    whole one)."""
 
     script: str
     step: int

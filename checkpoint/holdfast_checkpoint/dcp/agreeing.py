@@ -17,8 +17,8 @@ class AgentView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handing:
-    """`is_kept`: agents take the save over. `kept`: of those before, the one that none of them may give up yet.
-    `newest`: the greatest generation that any knows. `without`: how many ranks have no agent."""
+    """`is_kept`: agents take the save over. `kept`: of those before, the one that none of them may give up yet; None:
+    no agent knows of any. `newest`: the greatest generation that any knows. `without`: how many ranks have no agent."""
 
     is_kept: bool
     kept: Named | None
@@ -29,16 +29,17 @@ class Handing:
 def agreed(views: Sequence[object]) -> Handing:
     """By rank, its AgentView; anything else: it has no agent.
 
-    All or none hand over: a save of which a part is missing is of no use. The newest that each agent has seen safe is
-    kept; where none is, or copies are not made, the newest that each has seen whole.
+    All or none hand over: a save of which a part is missing is of no use. The newest that any agent has seen safe is
+    kept; where none is, or copies are not made, the newest that any has seen whole: what agents go by are facts in the
+    store, which one of them may not have heard of yet, and none has made up.
     """
     known = [view for view in views if isinstance(view, AgentView)]
     newest = max((save.generation for view in known for save in view.saves), default=0)
     without = len(views) - len(known)
     if without or not known:
         return Handing(is_kept=False, kept=None, newest=newest, without=without)
-    whole = set.intersection(*({save.named for save in view.saves} for view in known))
-    safe = set.intersection(*({save.named for save in view.saves if save.is_safe} for view in known))
+    whole = {save.named for view in known for save in view.saves}
+    safe = {save.named for view in known for save in view.saves if save.is_safe}
     kept = safe if safe and all(view.is_copying for view in known) else whole
     return Handing(is_kept=True, kept=max(kept, default=None), newest=newest, without=0)
 

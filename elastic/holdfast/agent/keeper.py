@@ -25,6 +25,7 @@ from holdfast.agent.leasing import NodeLease, boot_time_s
 from holdfast.agent.main import allow_many_files, explain
 from holdfast.agent.offers import BLOBS, COPIES, SNAPSHOTS
 from holdfast.agent.peers import Peers
+from holdfast.agent.roll import Roll
 from holdfast.agent.script_socket import ScriptSocket
 from holdfast.agent.shelf import Shelf
 from holdfast.agent.tls import TlsFiles
@@ -97,6 +98,7 @@ class Keeper:
         self._peers = Peers(Credentials(options.secret, self._keys.job), options.tls)
         self._http = HttpPort(options.listening, self._peers, self._alive, self._status, None, for_peers=self._routes())
         self._socket = ScriptSocket(options.socket, self._shelf)
+        self._roll = Roll(options.node, self._peers, self._read_anew)
         self._claim = NodeClaim(store, Keys(job=self._keys.job), self._peers, options.lease_ttl_s)
         self._lease = NodeLease(
             store,
@@ -192,7 +194,7 @@ class Keeper:
             self._see(kv.key, kv)
         await following.run()
 
-    async def _refresh(self) -> None:
+    async def _read_anew(self) -> None:
         """All that others have said until now, also where the watch is behind; what is known, if the store is away."""
         try:
             async with asyncio.timeout(_REFRESH_S):
@@ -232,6 +234,7 @@ class Keeper:
     def _tell_shelves(self) -> None:
         self._heard.clear()
         records = self._records()
+        self._roll.see(records)
         for script in {save.script for record in records for save in record.held}:
             self._shelf(script)
         for shelf in list(self._shelves.values()):
@@ -252,7 +255,7 @@ class Keeper:
                 options.copies,
                 options.bandwidth,
                 self._changed.set,
-                self._refresh,
+                self._roll,
             )
             assert self._tasks is not None, "nobody asks before it runs"
             self._tasks.create_task(shelf.run(), name=f"script-{script}")

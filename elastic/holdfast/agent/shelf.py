@@ -7,7 +7,7 @@ to be kept; once a save is safe (`control.keeping`) all before it go.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 
@@ -15,7 +15,7 @@ from holdfast.agent.http import Handler
 from holdfast.agent.news import News
 from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
-from holdfast.agent.probing import Verdict, probe
+from holdfast.agent.roll import Roll
 from holdfast.control.keeping import Holdings, age, holdings
 from holdfast.errors import HoldfastError, ProtocolError
 from holdfast.model.ids import NodeId
@@ -26,7 +26,6 @@ from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError
 from holdfast_checkpoint.ram import FETCHED, OWN, PEER, Copy, RamTier
 
 log = logging.getLogger(__name__)
-_PROBE_S = 1.0
 _WHOLE_S = 10.0
 _BLOBS_MAX = 13_000  # what a question between agents has room for
 _PEERS_ERRORS = (CheckpointError, HoldfastError, OSError, aiohttp.ClientError)
@@ -43,9 +42,9 @@ class Shelf:
         copies: int,
         bandwidth: int | None,
         changed: Callable[[], None],
-        refresh: Callable[[], Awaitable[None]],
+        roll: Roll,
     ) -> None:
-        """`refresh`: have `see` called with what all agents say now."""
+        """`roll`: of which `refresh` has `see` called with what all agents say now."""
         self._script, self._node, self._peers, self._copies, self._changed = script, node, peers, copies, changed
         self.ram = RamTier()
         self.tier = PeerTier(
@@ -58,10 +57,9 @@ class Shelf:
             on_corrupt=lambda _: changed(),
             prefix=f"/scripts/{script}",
         )
-        self._refresh = refresh
+        self._roll = roll
         self._blobs: dict[Version, int] = {}
         self._records: Sequence[KeeperRecord] = ()
-        self._silent: frozenset[str] = frozenset()  # incarnations that did not answer
         self._known = Holdings(saves={}, domains={})
         self._kept: Version | None = None
         self._news = News()
@@ -124,6 +122,7 @@ class Shelf:
             )
         version = Version(message.step, message.generation)
         self._blobs[version] = message.blobs
+        # Where no agent knows of a whole save, what is left here of one is a part that nobody can load.
         spared = {version, Version(*message.kept)} if message.kept is not None else {version}
         self.ram.keep_only(lambda copy: copy.kind != OWN or Version(*copy.version) in spared)
         if message.kept is not None:
@@ -156,12 +155,14 @@ class Shelf:
             ) from None
 
     async def look(self, message: Look) -> Sights:
+        """Who is about to save hears of all that the records tell, since an agent that is slow to answer holds what it
+        holds; who loads, of what can be loaded."""
         if message.copied_s:
             await self._wait_for_copies(message.copied_s)
-        else:
-            await self._refresh()
-            await self._ask_who_lives()
-        known = self._without_silent()
+        await self._roll.refresh()
+        if not message.copied_s:
+            await self._roll.call()
+        known = self._known if message.copied_s else self._without_silent()
         saves = tuple(
             Seen(step=version.step, generation=version.generation, is_safe=known.is_safe(version, self._copies))
             for version in known.whole()
@@ -237,18 +238,8 @@ class Shelf:
         whole = self._known.whole()
         return bool(whole) and not self._known.is_safe(whole[-1], self._copies)
 
-    async def _ask_who_lives(self) -> None:
-        others = [record.agent for record in self._records if record.node != self._node]
-        verdicts = await asyncio.gather(
-            *(probe(self._peers, agent.host, agent.port, agent.incarnation, _PROBE_S) for agent in others)
-        )
-        self._silent = frozenset(
-            agent.incarnation for agent, (verdict, _) in zip(others, verdicts, strict=True) if verdict != Verdict.ALIVE
-        )
-
     def _without_silent(self) -> Holdings:
-        alive = [record for record in self._records if record.agent.incarnation not in self._silent]
-        return holdings(alive, self._script)
+        return holdings(self._roll.answering(self._records), self._script)
 
     async def _look_through(self, version: Version, layer: int) -> None:
         for copy in self.ram.find(layer, version.step, version.generation):

@@ -10,10 +10,13 @@ import pytest
 
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.peers import Peers
+from holdfast.agent.roll import Roll
 from holdfast.agent.script_socket import ScriptSocket
 from holdfast.agent.shelf import Shelf
 from holdfast.errors import UserError
 from holdfast.model.ids import NodeId
+from holdfast.model.keeping import HeldSave, KeeperRecord
+from holdfast.model.records import AgentRef, Version
 from holdfast_checkpoint.agent_messages import FRAME_HEAD, Hand, Named, script_of
 from holdfast_checkpoint.dcp.handing import blob_file
 from holdfast_checkpoint.dcp.local_agent import AgentGoneError, LocalAgent
@@ -25,16 +28,30 @@ SAVE = Named(1 << 50, 4)
 DATA = b"12345678 the bytes of a blob"
 
 
-async def _nothing_new() -> None:
-    """No store, and no other agents."""
+class Place:
+    """A shelf, and what the store says when it is read."""
+
+    def __init__(self) -> None:
+        peers = Peers(Credentials(b"0123456789abcdef", "script:x"))
+        self.records: list[KeeperRecord] = []
+        self._roll = Roll(NodeId("a"), peers, self._read)
+        self.shelf = Shelf(script_of(URL), NodeId("a"), peers, 1, None, lambda: None, self._roll)
+
+    async def _read(self) -> None:
+        self._roll.see(self.records)
+        self.shelf.see(self.records)
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[Shelf]:
-    peers = Peers(Credentials(b"0123456789abcdef", "script:x"))
-    made = Shelf(script_of(URL), NodeId("a"), peers, 1, None, lambda: None, _nothing_new)
+async def place() -> AsyncIterator[Place]:
+    made = Place()
     yield made
-    made.close()
+    made.shelf.close()
+
+
+@pytest.fixture
+def shelf(place: Place) -> Shelf:
+    return place.shelf
 
 
 @pytest.fixture
@@ -107,6 +124,17 @@ async def test_of_the_saves_before_only_the_one_to_keep_stays(agent: LocalAgent,
     assert set(shelf.ram.versions()) == {(save.step, save.generation) for save in (saves[0], saves[2])}
     shelf.forget(saves[0].made_s + 1)
     assert not shelf.ram.versions()
+
+
+async def test_who_saves_hears_of_the_save_whose_agent_is_slow_to_answer_and_who_loads_does_not(
+    agent: LocalAgent, place: Place
+) -> None:
+    one = HeldSave(script=script_of(URL), version=Version(SAVE.step, SAVE.generation), blobs=0, own={0: 5})
+    away = AgentRef(node=NodeId("b"), incarnation="b", host="127.0.0.1", port=1, domain="b")
+    place.records = [KeeperRecord(agent=away, held=(one,))]
+    assert (await asyncio.to_thread(agent.look)).saves == ()
+    (seen,) = (await asyncio.to_thread(agent.look, 0.01)).saves
+    assert seen.named == SAVE
 
 
 @pytest.mark.parametrize(

@@ -103,15 +103,20 @@ def _view(*saves: tuple[int, bool], is_copying: bool = True) -> AgentView:
     return AgentView(saves=seen, is_copying=is_copying)
 
 
-def test_ranks_keep_the_newest_save_that_all_agents_saw_safe() -> None:
-    handing = agreed([_view((1, True), (2, True)), _view((1, True), (2, False))])
-    assert (handing.is_kept, handing.kept, handing.newest) == (True, Named(1, 1), 2)
+def test_ranks_keep_the_newest_save_that_any_agent_saw_safe() -> None:
+    handing = agreed([_view((1, True), (2, True), (3, False)), _view((1, True), (2, False))])
+    assert (handing.is_kept, handing.kept, handing.newest) == (True, Named(2, 2), 3)
 
 
 def test_ranks_keep_the_newest_whole_save_where_none_is_safe_or_copies_are_not_made() -> None:
-    assert agreed([_view((1, False), (2, False)), _view((1, False))]).kept == Named(1, 1)
+    assert agreed([_view((1, False), (2, False)), _view((1, False))]).kept == Named(2, 2)
     assert agreed([_view((1, True), (2, False)), _view((1, True), (2, False), is_copying=False)]).kept == Named(2, 2)
-    assert agreed([_view(), _view((1, True))]).kept is None
+
+
+def test_an_agent_that_has_heard_of_less_makes_no_other_drop_the_last_save() -> None:
+    assert agreed([_view((2, False)), _view((1, False))]).kept == Named(2, 2)
+    assert agreed([_view(), _view((1, True))]).kept == Named(1, 1)
+    assert agreed([_view(), _view()]).kept is None
 
 
 def test_one_rank_without_an_agent_leaves_the_save_to_the_storage() -> None:
