@@ -40,7 +40,9 @@ from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
 log = logging.getLogger(__name__)
 _REFRESH_S = 2.0
-_HEARD_S = 0.01
+# What changes so soon after another is said, and heard, together; of many agents, which all read all, it takes longer.
+_SAID_S, _HEARD_S = 0.05, 0.01
+_A_NODE_S, _LONGER_MAX_S = 0.0005, 1.0
 _FORGET_EVERY_S = 60.0
 _SCRIPT = "/scripts/{script:[0-9a-f]{16}}"
 
@@ -186,6 +188,10 @@ class Keeper:
                 except LeaseExpiredError:
                     self._lease.lose()  # `_register_anew` comes back here
             await self._changed.wait()
+            await asyncio.sleep(_SAID_S + self._longer_s())
+
+    def _longer_s(self) -> float:
+        return min(_A_NODE_S * len(self._others), _LONGER_MAX_S)
 
     async def _follow(self) -> None:
         """What others hold."""
@@ -228,7 +234,7 @@ class Keeper:
         """For ever: of many changes at once, all agents' at the end of a save, the shelves hear as of one."""
         while True:
             await self._heard.wait()
-            await asyncio.sleep(_HEARD_S)
+            await asyncio.sleep(_HEARD_S + self._longer_s())
             self._tell_shelves()
 
     def _tell_shelves(self) -> None:

@@ -4,8 +4,9 @@ Rule: every agent works it out by itself from the same records, so that all give
 once a later one is safe, never before.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import HeldSave, KeeperRecord
@@ -24,6 +25,11 @@ class Holdings:
 
     saves: Mapping[Version, Mapping[NodeId, HeldSave]]
     domains: Mapping[str, str]  # of every node that lives
+    # By version and layer, gathered once: there may be thousands of each.
+    _holders: Mapping[Version, Mapping[int, Sequence[NodeId]]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_holders", {version: _by_layer(held) for version, held in self.saves.items()})
 
     def whole(self) -> tuple[Version, ...]:
         """Versions of which every layer is somewhere, the manifest included; oldest first."""
@@ -42,10 +48,7 @@ class Holdings:
 
     def holders(self, version: Version, layer: int) -> tuple[NodeId, ...]:
         """Those whose script made it first."""
-        held = self.saves.get(version, {})
-        own = [node for node in sorted(held) if layer in held[node].own]
-        lent = [node for node in sorted(held) if layer in held[node].lent and layer not in held[node].own]
-        return (*own, *lent)
+        return tuple(self._holders.get(version, {}).get(layer, ()))
 
     def placed(self, version: Version, copies: int) -> Placement:
         """Where copies of a whole version go. What only was lent to the living counts as theirs."""
@@ -61,13 +64,26 @@ class Holdings:
         return peer_copies(holders, self.domains, sizes, copies)
 
     def _is_whole(self, version: Version) -> bool:
-        held = self.saves.get(version, {})
-        found = {layer for save in held.values() for layer in (*save.own, *save.lent)}
-        return bool(held) and all(layer in found for layer in range(self._layers(version)))
+        found = self._holders.get(version, {})
+        return bool(self.saves.get(version)) and all(layer in found for layer in range(self._layers(version)))
 
     def _layers(self, version: Version) -> int:
         """How many it has, with the manifest."""
         return max(save.blobs for save in self.saves[version].values()) + 1
+
+
+def _by_layer(held: Mapping[NodeId, HeldSave]) -> Mapping[int, Sequence[NodeId]]:
+    """Of each layer, the nodes that have it; first those whose script made it."""
+    found: dict[int, list[NodeId]] = defaultdict(list)
+    nodes = sorted(held)
+    for node in nodes:
+        for layer in held[node].own:
+            found[layer].append(node)
+    for node in nodes:
+        for layer in held[node].lent:
+            if layer not in held[node].own:
+                found[layer].append(node)
+    return dict(found)
 
 
 def holdings(records: Collection[KeeperRecord], script: str) -> Holdings:
