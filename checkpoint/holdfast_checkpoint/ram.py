@@ -115,16 +115,22 @@ class Incoming:
 
 
 class RamTier:
-    """All copies on this node, each under its origin, layer and version. `folder`: where they outlive this process."""
+    """All copies on this node, each under its origin, layer and version. `folder`: where they outlive this process.
+    `take`: asked before so many bytes more are held, but for somebody who loads; it may raise StorageError."""
 
-    def __init__(self, folder: RamFolder | None = None) -> None:
+    def __init__(self, folder: RamFolder | None = None, take: Callable[[int], None] = lambda size: None) -> None:
         self._copies: dict[tuple[str, int, int, int], Copy] = {}
-        self._folder = folder
+        self._folder, self._take = folder, take
 
     @property
     def path(self) -> Path | None:
         """Of that folder."""
         return self._folder.path if self._folder is not None else None
+
+    @property
+    def held_bytes(self) -> int:
+        """Without what was fetched for somebody who loads."""
+        return sum(copy.digest.size for copy in self._copies.values() if copy.kind != FETCHED)
 
     def recall(self) -> int:
         """Take over what is whole of what an agent before this one held; how many copies. The rest is removed."""
@@ -150,8 +156,9 @@ class RamTier:
         Raises:
             FileNotFoundError, PermissionError: the worker is gone.
             CorruptError: not of the size that was told, or another version by now.
-            StorageError: no more open files.
+            StorageError: no room, or no more open files.
         """
+        self._take(digest.size)
         copy = Copy(
             layer=layer,
             step=step,
@@ -168,8 +175,9 @@ class RamTier:
         return self._add(copy)
 
     def new_buffer(self, layer: int, step: int, generation: int, size: int, origin: str) -> Incoming:
-        """Raises: StorageError: no memory, or no more open files."""
-        _checked(origin)
+        """Raises: StorageError: no room, no memory, or no more open files."""
+        if _checked(origin) != FETCHED:
+            self._take(size)
 
         def copy_of(digest: Digest, file: HeldFile) -> Copy:
             return self._add(

@@ -26,8 +26,9 @@ from holdfast.agent.main import allow_many_files, explain
 from holdfast.agent.offers import BLOBS, COPIES, SNAPSHOTS
 from holdfast.agent.peers import Peers
 from holdfast.agent.roll import Roll
+from holdfast.agent.room import Room
 from holdfast.agent.script_socket import ScriptSocket
-from holdfast.agent.shelf import Shelf
+from holdfast.agent.shelf import Setting, Shelf
 from holdfast.agent.tls import TlsFiles
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError
 from holdfast.model.ids import NodeId
@@ -50,7 +51,8 @@ _SCRIPT = "/scripts/{script:[0-9a-f]{16}}"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeeperOptions:
     """What the command line says. `copies`: of each blob, on machines of other failure domains. `bandwidth`: bytes a
-    second that copies may take of the network. `forget_s`: a save goes that is so old."""
+    second that copies may take of the network. `memory`: bytes to hold at most. `forget_s`: a save that is so old
+    goes."""
 
     name: str
     address: StoreAddress
@@ -61,6 +63,7 @@ class KeeperOptions:
     domain: str
     socket: Path
     secret: bytes = field(repr=False)
+    memory: int
     copies: int = 1
     bandwidth: int | None = None
     lease_ttl_s: float = 10.0
@@ -101,6 +104,19 @@ class Keeper:
         self._http = HttpPort(options.listening, self._peers, self._alive, self._status, None, for_peers=self._routes())
         self._socket = ScriptSocket(options.socket, self._shelf)
         self._roll = Roll(options.node, self._peers, self._read_anew)
+        self._setting = Setting(
+            node=options.node,
+            peers=self._peers,
+            copies=options.copies,
+            bandwidth=options.bandwidth,
+            changed=lambda: self._changed.set(),
+            roll=self._roll,
+            room=Room(
+                options.memory,
+                lambda: (shelf.ram for shelf in self._shelves.values()),
+                lambda: len(encode(self._record())),
+            ),
+        )
         self._claim = NodeClaim(store, Keys(job=self._keys.job), self._peers, options.lease_ttl_s)
         self._lease = NodeLease(
             store,
@@ -177,18 +193,25 @@ class Keeper:
         """For ever: say what is held here, whenever it has changed."""
         while True:
             self._changed.clear()
-            now = self._lease.id, self._record()
-            if now != self._said:
-                put = Put(key=self._keys.keeper(self._options.node), value=encode(now[1]), lease=now[0])
+            if (self._lease.id, self._record()) != self._said:
                 try:
-                    await surely(lambda put=put: self._store.transact([], [put]), "keeper")  # type: ignore[misc]
-                    self._said = now
+                    self._said = await surely(self._say, "keeper")
                     # Only now, so that what one agent takes for whole, all others see as well.
                     self._tell_shelves()
                 except LeaseExpiredError:
                     self._lease.lose()  # `_register_anew` comes back here
+                except (StoreError, ValueError) as error:
+                    # The store will never take it: what is held stays, and the next that is said may be shorter.
+                    log.error("keeper.refused", extra={"node": self._options.node, "error": str(error)})
             await self._changed.wait()
             await asyncio.sleep(_SAID_S + self._longer_s())
+
+    async def _say(self) -> tuple[int, KeeperRecord]:
+        """What is held by now, each time that it is tried anew."""
+        said = self._lease.id, self._record()
+        put = Put(key=self._keys.keeper(self._options.node), value=encode(said[1]), lease=said[0])
+        await self._store.transact([], [put])
+        return said
 
     def _longer_s(self) -> float:
         return min(_A_NODE_S * len(self._others), _LONGER_MAX_S)
@@ -253,16 +276,7 @@ class Keeper:
     def _shelf(self, script: str) -> Shelf:
         """Of that script; kept as long as this agent, since the next save is to find its place."""
         if script not in self._shelves:
-            options = self._options
-            shelf = Shelf(
-                script,
-                options.node,
-                self._peers,
-                options.copies,
-                options.bandwidth,
-                self._changed.set,
-                self._roll,
-            )
+            shelf = Shelf(script, self._setting)
             assert self._tasks is not None, "nobody asks before it runs"
             self._tasks.create_task(shelf.run(), name=f"script-{script}")
             self._shelves[script] = shelf

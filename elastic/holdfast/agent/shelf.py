@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -16,6 +17,7 @@ from holdfast.agent.news import News
 from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
 from holdfast.agent.roll import Roll
+from holdfast.agent.room import Room
 from holdfast.control.keeping import Holdings, age, holdings
 from holdfast.errors import HoldfastError, ProtocolError
 from holdfast.model.ids import NodeId
@@ -31,33 +33,37 @@ _BLOBS_MAX = 13_000  # what a question between agents has room for
 _PEERS_ERRORS = (CheckpointError, HoldfastError, OSError, aiohttp.ClientError)
 
 
-class Shelf:
-    """Of one script, on the event loop. `changed`: it holds more, or less."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all shelves of an agent have in common. `changed`: one holds more, or less. `roll`: of which `refresh` has
+    `see` called with what all agents say now. `room`: of all shelves."""
 
-    def __init__(
-        self,
-        script: str,
-        node: NodeId,
-        peers: Peers,
-        copies: int,
-        bandwidth: int | None,
-        changed: Callable[[], None],
-        roll: Roll,
-    ) -> None:
-        """`roll`: of which `refresh` has `see` called with what all agents say now."""
-        self._script, self._node, self._peers, self._copies, self._changed = script, node, peers, copies, changed
-        self.ram = RamTier()
+    node: NodeId
+    peers: Peers
+    copies: int
+    bandwidth: int | None
+    changed: Callable[[], None]
+    roll: Roll
+    room: Room
+
+
+class Shelf:
+    """Of one script, on the event loop."""
+
+    def __init__(self, script: str, setting: Setting) -> None:
+        self._script, self._node, self._copies = script, setting.node, setting.copies
+        self._changed, self._roll, self._room = setting.changed, setting.roll, setting.room
+        self.ram = RamTier(take=setting.room.take)
         self.tier = PeerTier(
-            node,
+            setting.node,
             self.ram,
-            peers,
-            bandwidth,
+            setting.peers,
+            setting.bandwidth,
             on_copied=lambda: None,  # the records in the store tell it
-            on_pulled=changed,
-            on_corrupt=lambda _: changed(),
+            on_pulled=setting.changed,
+            on_corrupt=lambda _: setting.changed(),
             prefix=f"/scripts/{script}",
         )
-        self._roll = roll
         self._blobs: dict[Version, int] = {}
         self._records: Sequence[KeeperRecord] = ()
         self._known = Holdings(saves={}, domains={})
@@ -121,6 +127,7 @@ class Shelf:
                 "make them larger (blob_bytes)"
             )
         version = Version(message.step, message.generation)
+        self._room.tell_of(message.blobs + 1)
         self._blobs[version] = message.blobs
         # Where no agent knows of a whole save, what is left here of one is a part that nobody can load.
         spared = {version, Version(*message.kept)} if message.kept is not None else {version}
@@ -155,10 +162,13 @@ class Shelf:
             ) from None
 
     async def look(self, message: Look) -> Sights:
-        """Who is about to save hears of all that the records tell, since an agent that is slow to answer holds what it
+        """Raises: StorageError: no room for what is about to be saved, if it is like what was saved last.
+
+        Who is about to save hears of all that the records tell, since an agent that is slow to answer holds what it
         holds; who loads, of what can be loaded."""
         if message.copied_s:
             await self._wait_for_copies(message.copied_s)
+            self._room.take(self._bytes_to_come())
         await self._roll.refresh()
         if not message.copied_s:
             await self._roll.call()
@@ -168,6 +178,14 @@ class Shelf:
             for version in known.whole()
         )
         return Sights(node=str(self._node), saves=saves, is_copying=not self._is_slow)
+
+    def _bytes_to_come(self) -> int:
+        """By which a save like the largest here makes what is held grow, with copies for others; `begin` then drops all
+        own saves but one."""
+        held = self.held()
+        own = [sum(save.own.values()) for save in held]
+        both = [sum(save.own.values()) + sum(save.lent.values()) for save in held]
+        return max(0, max(both, default=0) - (sum(own) - max(own, default=0)))
 
     async def _wait_for_copies(self, within_s: float) -> None:
         """Of the newest save. Not again if it was in vain, until copies are made: a peer that cannot take any must not

@@ -1,6 +1,7 @@
 """Arguments that several commands take, and how they are read."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,16 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 def bandwidth(text: str | None) -> float | None:
     """Of --bandwidth, bytes a second. Raises: UserError: it is no such thing."""
+    return _bytes_of(text, f"--bandwidth {text}: should be bytes a second above 0, such as 1.2GB")
+
+
+def memory(text: str | None) -> int:
+    """Of --memory; half of what this machine has, unless given. Raises: UserError: it is no such thing."""
+    read = _bytes_of(text, f"--memory {text}: should be bytes above 0, such as 64GiB")
+    return int(read) if read is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _bytes_of(text: str | None, wrong: str) -> float | None:
     from holdfast.spec import parse_bytes
 
     if text is None:
@@ -51,5 +62,5 @@ def bandwidth(text: str | None) -> float | None:
     except ValueError:
         read = 0.0
     if read <= 0:
-        raise UserError(f"--bandwidth {text}: should be bytes a second above 0, such as 1.2GB")
+        raise UserError(wrong)
     return read

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.arguments import bandwidth as bytes_a_second
+from holdfast.cli.arguments import memory as memory_bytes
 
 app = typer.Typer()
 
@@ -37,6 +38,10 @@ def keep(
     ] = 1,
     bandwidth: Annotated[
         str | None, typer.Option(metavar="BYTES", help="A second that copies may take of the network, such as 500MB.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="For saves and copies; half of the machine's RAM by default."),
     ] = None,
     lease: Annotated[
         float, typer.Option(min=0.5, metavar="SECONDS", help="After so long a silence it counts as gone.")
@@ -80,6 +85,7 @@ def keep(
         bandwidth=int(rate) if (rate := bytes_a_second(bandwidth)) is not None else None,
         lease_ttl_s=lease,
         forget_s=forget * 3600,
+        memory=memory_bytes(memory),
         tls=tls_files(tls_cert, tls_key, tls_ca),
     )
     set_up_logging(as_json=as_json, name=options.name, node=options.node)

@@ -11,8 +11,9 @@ import pytest
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.peers import Peers
 from holdfast.agent.roll import Roll
+from holdfast.agent.room import Room
 from holdfast.agent.script_socket import ScriptSocket
-from holdfast.agent.shelf import Shelf
+from holdfast.agent.shelf import Setting, Shelf
 from holdfast.errors import UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import HeldSave, KeeperRecord
@@ -31,11 +32,18 @@ DATA = b"12345678 the bytes of a blob"
 class Place:
     """A shelf, and what the store says when it is read."""
 
+    MEMORY = 5 * len(DATA)
+
     def __init__(self) -> None:
         peers = Peers(Credentials(b"0123456789abcdef", "script:x"))
         self.records: list[KeeperRecord] = []
         self._roll = Roll(NodeId("a"), peers, self._read)
-        self.shelf = Shelf(script_of(URL), NodeId("a"), peers, 1, None, lambda: None, self._roll)
+        self.record_bytes = 100
+        room = Room(self.MEMORY, lambda: [self.shelf.ram], lambda: self.record_bytes)
+        setting = Setting(
+            node=NodeId("a"), peers=peers, copies=1, bandwidth=None, changed=lambda: None, roll=self._roll, room=room
+        )
+        self.shelf = Shelf(script_of(URL), setting)
 
     async def _read(self) -> None:
         self._roll.see(self.records)
@@ -124,6 +132,35 @@ async def test_of_the_saves_before_only_the_one_to_keep_stays(agent: LocalAgent,
     assert set(shelf.ram.versions()) == {(save.step, save.generation) for save in (saves[0], saves[2])}
     shelf.forget(saves[0].made_s + 1)
     assert not shelf.ram.versions()
+
+
+async def test_what_the_store_would_not_take_any_more_is_refused_before_it_is_begun(
+    agent: LocalAgent, place: Place
+) -> None:
+    place.record_bytes = 990_000
+    await asyncio.to_thread(agent.begin, SAVE, 100, None)
+    with pytest.raises(StorageError, match=r"1000 blobs more .*about 1010000 bytes.*make blobs larger \(blob_bytes\)"):
+        await asyncio.to_thread(agent.begin, SAVE, 1000 - 1, None)
+
+
+async def test_an_agent_that_is_full_takes_no_more_and_lets_the_saves_go_to_the_storage(
+    agent: LocalAgent, place: Place
+) -> None:
+    """A blob of each save is kept here, and two are another machine's that it gave us to keep."""
+    place.shelf.ram.adopt("peer:b", 1, SAVE.step, SAVE.generation, f"/proc/self/fd/{_blob()}", digest_of(DATA))
+    await asyncio.to_thread(agent.begin, SAVE, 6, None)
+    for number in (0, 2):
+        await asyncio.to_thread(agent.look, 0.01)
+        await asyncio.to_thread(agent.hand, SAVE, number, 0, _blob(), digest_of(DATA))
+    with pytest.raises(StorageError, match=r"no room for 84 bytes more: 84 of 140 are taken; .*\(--memory\)"):
+        await asyncio.to_thread(agent.look, 0.01)
+    await asyncio.to_thread(agent.hand, SAVE, 3, 0, _blob(), digest_of(DATA))
+    await asyncio.to_thread(agent.hand, SAVE, 4, 0, _blob(), digest_of(DATA))
+    with pytest.raises(StorageError, match="no room for 28 bytes more: 140 of 140 are taken"):
+        await asyncio.to_thread(agent.hand, SAVE, 5, 0, _blob(), digest_of(DATA))
+    with pytest.raises(StorageError, match="no room for 28"):
+        place.shelf.ram.new_buffer(5, SAVE.step, SAVE.generation, len(DATA), "peer:b")
+    place.shelf.ram.new_buffer(5, SAVE.step, SAVE.generation, len(DATA), "fetched").discard()  # somebody loads
 
 
 async def test_who_saves_hears_of_the_save_whose_agent_is_slow_to_answer_and_who_loads_does_not(
