@@ -126,6 +126,7 @@ class Keeper:
             lambda why: log.warning("keeper.alone", extra={"reason": why}),
         )
         self._shelves: dict[str, Shelf] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}  # of each shelf
         self._others: dict[str, tuple[int, KeeperRecord]] = {}  # and the revision of each
         self._said: tuple[int, KeeperRecord] | None = None  # under which lease
         self._changed, self._heard = asyncio.Event(), asyncio.Event()
@@ -188,6 +189,13 @@ class Keeper:
             await asyncio.sleep(_FORGET_EVERY_S)
             for shelf in list(self._shelves.values()):
                 shelf.forget(time.time() - self._options.forget_s)
+            self._clear_away()
+
+    def _clear_away(self) -> None:
+        """Shelves of scripts of which nothing is left anywhere; one that is asked for again is made anew."""
+        for script in [script for script, shelf in self._shelves.items() if shelf.is_idle]:
+            self._shelves.pop(script).close()
+            self._serving.pop(script).cancel()
 
     async def _publish(self) -> None:
         """For ever: say what is held here, whenever it has changed."""
@@ -274,11 +282,11 @@ class Keeper:
         return [*(record for _, record in self._others.values()), self._said[1]] if self._said is not None else []
 
     def _shelf(self, script: str) -> Shelf:
-        """Of that script; kept as long as this agent, since the next save is to find its place."""
+        """Of that script."""
         if script not in self._shelves:
             shelf = Shelf(script, self._setting)
             assert self._tasks is not None, "nobody asks before it runs"
-            self._tasks.create_task(shelf.run(), name=f"script-{script}")
+            self._serving[script] = self._tasks.create_task(shelf.run(), name=f"script-{script}")
             self._shelves[script] = shelf
             shelf.see(self._records())
         return self._shelves[script]

@@ -25,6 +25,7 @@ from holdfast.model.keeping import HeldSave, KeeperRecord
 from holdfast.model.records import Version
 from holdfast_checkpoint.agent_messages import Begin, Hand, Look, Named, Open, Seen, Sights
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError
+from holdfast_checkpoint.placement import Placement
 from holdfast_checkpoint.ram import FETCHED, OWN, PEER, Copy, RamTier
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Shelf:
         whole = self._known.whole()
         if whole:
             self.tier.follow(self._known.placed(whole[-1], self._copies))
+        elif not self._known.saves:
+            self.tier.follow(Placement())
         if (safe := self._known.newest_safe(self._copies)) is not None:
             self._is_slow = self._is_slow and safe != whole[-1]
             self._supersede(safe)
@@ -214,7 +217,13 @@ class Shelf:
     def forget(self, before_s: float) -> None:
         """All that was saved before that time; every agent does so."""
         self.ram.keep_only(lambda copy: copy.kind == FETCHED or Named(copy.generation, copy.step).made_s >= before_s)
+        self._forget_versions(lambda version: Named(version.generation, version.step).made_s < before_s)
         self._changed()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is here or expected, no agent holds anything of it, and nobody loads."""
+        return not (self._blobs or self._known.saves or self._readers or self.ram.copies())
 
     def enter(self) -> None:
         """Somebody loads from here."""
@@ -243,14 +252,17 @@ class Shelf:
         outdated = [c for c in self.ram.copies() if c.kind in (OWN, PEER) and age(Version(*c.version)) < age(safe)]
         for copy in outdated:
             self.ram.drop(copy)
-        for version in [version for version in self._blobs if age(version) < age(safe)]:
-            del self._blobs[version]
-            for key in [key for key in self._opening if key[0] == version]:
-                del self._opening[key]
+        self._forget_versions(lambda version: age(version) < age(safe))
         self._keep(safe)
         if outdated:
             log.info("script.superseded", extra={"script": self._script, "step": safe.step, "copies": len(outdated)})
             self._changed()
+
+    def _forget_versions(self, is_over: Callable[[Version], bool]) -> None:
+        for version in [version for version in self._blobs if is_over(version)]:
+            del self._blobs[version]
+            for key in [key for key in self._opening if key[0] == version]:
+                del self._opening[key]
 
     def _is_copying(self) -> bool:
         whole = self._known.whole()

@@ -1,7 +1,7 @@
 """An agent that keeps for scripts goes on whatever the store thinks of its record, and lets go of what nobody uses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from holdfast.agent.http import Listening
 from holdfast.agent.keeper import Keeper, KeeperOptions
 from holdfast.errors import StoreError
 from holdfast.model.ids import NodeId
-from holdfast.model.keeping import KeeperKeys, KeeperRecord
-from holdfast.model.wire import decode
+from holdfast.model.keeping import HeldSave, KeeperKeys, KeeperRecord
+from holdfast.model.records import AgentRef, Version
+from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Operation, Put, TxnResult
 from holdfast.stores.address import StoreAccess, parse_store
 from holdfast.stores.memory import MemoryStore
-from holdfast_checkpoint.agent_messages import Named
+from holdfast_checkpoint.agent_messages import Named, script_of
 from holdfast_checkpoint.dcp.handing import blob_file
 from holdfast_checkpoint.dcp.local_agent import LocalAgent
 from holdfast_checkpoint.digest import digest_of
@@ -103,6 +104,41 @@ async def test_a_record_that_the_store_never_takes_costs_that_record_and_nothing
         await asyncio.to_thread(agent.begin, second, 2, None)  # the first goes, and with it what is too much
         await _until(store, 1)
         agent.close()
+
+
+async def test_of_a_script_that_is_forgotten_nothing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.agent.keeper._FORGET_EVERY_S", 0.05)
+    store, key = MemoryStore(), KeeperKeys(name="x").keeper(NodeId("b"))
+    script = script_of("file:///theirs")
+    save = HeldSave(script=script, version=Version(1, 1 << 50), blobs=0, own={0: 5})
+    other = AgentRef(node=NodeId("b"), incarnation="b", host="127.0.0.1", port=1, domain="b")
+    async with running(store, tmp_path):
+        await store.put(key, encode(KeeperRecord(agent=other, held=(save,))))
+        await _tasks(f"script-{script}", "pull-b")
+        for number in range(5):
+            agent = LocalAgent(tmp_path / "s", f"file:///mine-{number}")
+            assert (await asyncio.to_thread(agent.look)).saves == ()
+            agent.close()
+        await store.put(key, encode(KeeperRecord(agent=other)))
+        await _tasks()
+        agent = LocalAgent(tmp_path / "s", "file:///mine-0")
+        await asyncio.to_thread(agent.begin, Named.now(1, 0), 1, None)
+        await _tasks(f"script-{script_of('file:///mine-0')}")
+        await asyncio.sleep(0.2)  # of a save that has begun the rest is waited for
+        await _tasks(f"script-{script_of('file:///mine-0')}")
+        agent.close()
+
+
+async def _tasks(*expected: str) -> None:
+    """Wait until those that serve scripts are these."""
+    async with asyncio.timeout(WITHIN_S):
+        while sorted(_serving()) != sorted(expected):  # noqa: ASYNC110  tasks tell nobody that they begin
+            await asyncio.sleep(0.01)
+
+
+def _serving() -> Iterator[str]:
+    names = (task.get_name() for task in asyncio.all_tasks())
+    return (name for name in names if name.startswith(("script-", "pull-")))
 
 
 async def _hand(agent: LocalAgent, save: Named, number: int) -> None:
