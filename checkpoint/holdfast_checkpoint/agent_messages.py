@@ -20,6 +20,7 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import FormatError
 from holdfast_checkpoint.folders import folder_of, parts_of
 
+PLACE = "place"  # in a manifest's spec
 AGENT = "HOLDFAST_AGENT"  # the environment's name for the path of the socket
 FRAME_HEAD = struct.Struct("<I")
 FRAME_BYTES_MAX = 16 << 20  # the digest of a blob of 200 GB
@@ -27,6 +28,10 @@ _SCHEMA = 1
 # Of what gives a save its name: seconds in 32 bits, and parts of one with some chance in 28. In 15 hexadecimal digits,
 # so that names sort by time.
 _FRACTION_BITS, _CHANCE_BITS, _RUN_DIGITS = 18, 10, 15
+
+# A number alone is none: it may well be that of a run.
+_STEP_WORD = r"(?:global[-_]?)?(?:step|iter|iteration|epoch|ckpt|chkpt|checkpoint)s?[-_=.]?\d+"
+_STEP = re.compile(rf"{_STEP_WORD}(?:[-_.]{_STEP_WORD})*", re.IGNORECASE)
 
 
 class Named(NamedTuple):
@@ -64,8 +69,17 @@ class Named(NamedTuple):
         return Named(int(run, 16), step) if is_ours else None
 
 
-def script_of(url: str) -> str:
-    """The name under which agents keep the saves that belong to that URL."""
+def script_of(url: str, script: str | None = None) -> str:
+    """The name under which agents keep saves that follow on each other: of `script`, else of the URL, without a last
+    part that names a step (step-40, epoch=3, checkpoint_00040), which is another one for each save of a script."""
+    head, _, last = url.rpartition("/")
+    names_step = head and not head.endswith("/") and _STEP.fullmatch(last)
+    named = f"script:{script}" if script is not None else head if names_step else url
+    return str(xxhash.xxh3_64_hexdigest(named.encode()))
+
+
+def place_of(url: str) -> str:
+    """Stands for the URL itself in manifests: of saves that follow on each other some may belong to other URLs."""
     return str(xxhash.xxh3_64_hexdigest(url.encode()))
 
 

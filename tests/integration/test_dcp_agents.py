@@ -66,7 +66,7 @@ def _play(rank: int, folder: Path) -> dict[str, Any]:
     for step in told_to["saves"]:
         state = _state(dist.get_world_size(), step)
         writer = HoldfastWriter(url, step=step, agent=agent, remote=told_to["remote"], memory=told_to["memory"])
-        dcp.save(state, storage_writer=writer)
+        dcp.save(state, storage_writer=writer, checkpoint_id=f"{url}/step-{step}" if told_to["by_step"] else None)
         told["saved"] = sha256(state)
     if told_to["dies"]:
         (folder / f"told-{rank}.json").write_text(json.dumps(told))
@@ -75,7 +75,8 @@ def _play(rank: int, folder: Path) -> dict[str, Any]:
     if told_to["loads"]:
         state = _state(dist.get_world_size(), 0)
         reader = HoldfastReader(url, agent=agent)
-        told["failed"] = failures(lambda: dcp.load(state, storage_reader=reader))
+        wanted = f"{url}/step-{told_to['wanted']}" if told_to["by_step"] else None
+        told["failed"] = failures(lambda: dcp.load(state, storage_reader=reader, checkpoint_id=wanted))
         told["loaded"], told["step"] = sha256(state), state["step"]
     return told | {"lines": lines.lines}
 
@@ -83,8 +84,9 @@ def _play(rank: int, folder: Path) -> dict[str, Any]:
 class Script:
     """A script that runs now and then on machines of `made`, always with the same URL."""
 
-    def __init__(self, made: Keepers, folder: Path) -> None:
-        self.made, self.folder, self.url = made, folder, str(folder / "checkpoints")
+    def __init__(self, made: Keepers, folder: Path, *, by_step: bool = False) -> None:
+        """`by_step`: each save goes to a URL of its own, under that of the script."""
+        self.made, self.folder, self.url, self._by_step = made, folder, str(folder / "checkpoints"), by_step
         self._runs = 0
 
     def run(
@@ -95,8 +97,10 @@ class Script:
         remote: bool = True,
         memory: bool = False,
         dies: bool = False,
+        wanted: int = 0,
     ) -> list[Mapping[str, Any]]:
-        """A rank on each of these machines (None: on one without an agent). Without saves it loads."""
+        """A rank on each of these machines (None: on one without an agent). Without saves it loads; where each has a
+        URL, the one of step `wanted`."""
         self._runs += 1
         folder = self.folder / f"run-{self._runs}"
         folder.mkdir()
@@ -108,6 +112,8 @@ class Script:
             "memory": memory,
             "dies": dies,
             "loads": not saves,
+            "by_step": self._by_step,
+            "wanted": wanted,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         exits = [-signal.SIGKILL] * len(machines) if dies else None
@@ -117,9 +123,9 @@ class Script:
         for machine in machines:
             wait_for(lambda on=machine: (step, True) in self.made.saves(on, self.url), f"copies of step {step}")  # type: ignore[misc]
 
-    def ruin_stored(self) -> None:
+    def ruin_stored(self, under: str = "") -> None:
         """Who reads one byte of it gets an error; its names stay."""
-        files = [path for path in Path(self.url).rglob("*") if path.is_file()]
+        files = [path for path in Path(self.url, under).rglob("*") if path.is_file()]
         assert files
         for path in files:
             path.write_bytes(b"")
@@ -245,6 +251,20 @@ def test_agents_hold_two_saves_at_most_and_one_once_it_is_safe(mortal: Keepers, 
     for machine in ("a", "b"):
         wait_for(lambda on=machine: [copy.step for copy in made.copies(on)] == [8] * blobs, "old saves to go")  # type: ignore[misc]
         assert made.saves(machine, script.url) == [(8, True)]
+
+
+def test_a_save_to_a_url_of_its_own_takes_the_place_of_the_one_before_in_memory_alone(
+    mortal: Keepers, tmp_path: Path
+) -> None:
+    script = Script(mortal, tmp_path, by_step=True)
+    first = _same(script.run(["a", "b"], saves=[1]), "saved")
+    second = _same(script.run(["a", "b"], saves=[2]), "saved")
+    script.until_safe(2, "a", "b")
+    for machine in ("a", "b"):
+        wait_for(lambda on=machine: {copy.step for copy in mortal.copies(on)} == {2}, "the old save to go")  # type: ignore[misc]
+    script.ruin_stored("step-2")
+    _assert_loaded(script.run(["a", "b"], wanted=2), second, 2)
+    _assert_loaded(script.run(["a", "b"], wanted=1), first, 1)
 
 
 async def test_who_has_another_secret_is_neither_taken_in_nor_answered(made: Keepers, script: Script) -> None:

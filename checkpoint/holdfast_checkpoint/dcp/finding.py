@@ -4,12 +4,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast_checkpoint.agent_messages import Named
+from holdfast_checkpoint.agent_messages import PLACE, Named, place_of
 from holdfast_checkpoint.dcp.agent_copies import manifest_of
 from holdfast_checkpoint.dcp.local_agent import LocalAgent, sights_of
 from holdfast_checkpoint.dcp.opened import OpenCheckpoint
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError, StorageError, UnfinishedError
 from holdfast_checkpoint.folders import parts_of
+from holdfast_checkpoint.manifest import Manifest
 from holdfast_checkpoint.remote import Repository
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class Finder:
         self._repository = Repository(url, storage_options=storage_options)
         self._listing = Repository(url, storage_options=storage_options, give_up_s=_LISTED_WITHIN_S)
         self._step, self._agent = step, agent
-        self._saves: tuple[Named, ...] = ()  # whole in agents' memory, and of that step if one is wanted
+        # Whole in agents' memory, of this URL, and of that step if one is wanted; the newest first.
+        self._saves: dict[Named, Manifest] = {}
         self._stored: tuple[str, ...] = ()
 
     def find(self) -> OpenCheckpoint:
@@ -77,7 +79,8 @@ class Finder:
             self._agent = None
             return
         named = [save.named for save in sights.saves if self._step is None or save.step == self._step]
-        self._saves = tuple(sorted(named, key=lambda save: _rank(save.folder), reverse=True))
+        named.sort(key=lambda save: _rank(save.folder), reverse=True)
+        self._saves = {save: manifest for save in named if (manifest := self._manifest(save)) is not None}
 
     def _list_stored(self) -> None:
         try:
@@ -90,15 +93,27 @@ class Finder:
         )
 
     def _in_memory(self, save: Named) -> OpenCheckpoint | None:
+        manifest = self._saves[save] if save in self._saves else self._manifest(save)
+        if manifest is None:
+            return None
+        try:
+            return OpenCheckpoint(self._repository, save.folder, manifest, self._agent)
+        except CheckpointError as error:
+            self._on_bad(save.folder, error)
+            return None
+
+    def _manifest(self, save: Named) -> Manifest | None:
+        """None: no agent has a sound one, or it is of a save to another URL."""
         if self._agent is None:
             return None
         try:
-            return OpenCheckpoint(self._repository, save.folder, manifest_of(self._agent, save), self._agent)
+            manifest = manifest_of(self._agent, save)
         except NoCheckpointError:
             return None
         except CheckpointError as error:
             self._on_bad(save.folder, error)
             return None
+        return manifest if manifest.spec.get(PLACE) == place_of(self._repository.url) else None
 
     def _on_bad(self, folder: str, error: CheckpointError) -> None:
         level = logging.INFO if isinstance(error, UnfinishedError) else logging.WARNING

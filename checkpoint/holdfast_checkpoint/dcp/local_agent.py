@@ -44,8 +44,9 @@ class AgentGoneError(StorageError):
 class LocalAgent:
     """For one URL; for any thread. The connection is made when it is first needed, and anew after `close`."""
 
-    def __init__(self, path: Path, url: str) -> None:
-        self.path, self._script = path, script_of(url)
+    def __init__(self, path: Path, url: str, script: str | None = None) -> None:
+        """`script`: as `script_of`."""
+        self.path, self._script = path, script_of(url, script)
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
         self._gone: str | None = None
@@ -149,11 +150,11 @@ class LocalAgent:
             self._connection = None
 
 
-def local_agent(path: str | os.PathLike[str] | None, url: str) -> LocalAgent | None:
+def local_agent(path: str | os.PathLike[str] | None, url: str, script: str | None) -> LocalAgent | None:
     """The one at `path`, else at HOLDFAST_AGENT; None, with a line in the log, if neither names any."""
     named = os.fspath(path) if path is not None else os.environ.get(AGENT, "")
     if named:
-        return LocalAgent(Path(named), url)
+        return LocalAgent(Path(named), url, script)
     log.info("checkpoint.no_agent", extra={"reason": f"{AGENT} is not set"})
     return None
 

@@ -46,13 +46,15 @@ class HoldfastReader(StorageReader):
         step: int | None = None,
         *,
         agent: str | os.PathLike[str] | None = None,
+        script: str | None = None,
         threads: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """`agent`: the socket of this machine's agent, else HOLDFAST_AGENT; what it and others hold in memory is taken
-        before what is stored. `threads`: that read at once (default: as many as there are cores, up to 8)."""
+        before what is stored, if it was saved to this URL. `script`: as the writer's. `threads`: that read at once
+        (default: as many as there are cores, up to 8)."""
         self._url, self._wanted_step, self._threads = os.fspath(url), step, threads
-        self._agent_path, self._storage_options = agent, storage_options
+        self._agent_path, self._script, self._storage_options = agent, script, storage_options
         self._error: Exception | None = None
         self._finder: Finder | None = None
         self._opened: OpenCheckpoint | None = None
@@ -72,7 +74,8 @@ class HoldfastReader(StorageReader):
         # An error here is not raised: it would make torch look for another kind of checkpoint, on this rank alone,
         # and the ranks would wait for each other for ever. `set_up_storage_reader`, right after, raises it.
         try:
-            agent = local_agent(self._agent_path, Repository(self._url, storage_options=self._storage_options).url)
+            url = Repository(self._url, storage_options=self._storage_options).url
+            agent = local_agent(self._agent_path, url, self._script)
             self._finder = Finder(self._url, self._wanted_step, self._storage_options, agent)
             with closing(self._finder):
                 self._opened = self._finder.find()

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from holdfast_checkpoint.agent_messages import Named
+from holdfast_checkpoint.agent_messages import PLACE, Named, place_of
 from holdfast_checkpoint.dcp.agreeing import AgentView, Handing, agreed
 from holdfast_checkpoint.dcp.committing import WrittenObject, WrittenTensor, identity_of
 from holdfast_checkpoint.dcp.handing import Handover
@@ -64,20 +64,23 @@ class HoldfastWriter(StorageWriter):
         memory: bool = False,
         remote: bool = True,
         agent: str | os.PathLike[str] | None = None,
+        script: str | None = None,
         blob_bytes: int = BLOB_BYTES,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """`agent`: the socket of this machine's agent (`holdfast keep`), else HOLDFAST_AGENT; it takes the save over
         and gives copies to other machines. `memory`: without agents, leave copies in this host's shared memory, for
         ranks that restart here (one save's worth). `remote`: False leaves the save with the agents alone, for those
-        between two that are stored; where a rank has no agent it is stored all the same.
+        between two that are stored; where a rank has no agent it is stored all the same. `script`: by which agents know
+        which saves follow on each other, and so which to give up; the same for all saves of a run, of no other run, and
+        for its readers. By default it is the URL, without a last part that names a step (`step-40`).
 
         `blob_bytes`: of a blob, about; twice as much is needed beside the state while it is written.
         """
         if step < 0 or blob_bytes < 1:
             raise ValueError(f"step={step} and blob_bytes={blob_bytes}: a step is 0 or more, a blob has 1 byte or more")
         self._url, self._step, self._job = os.fspath(url), step, job
-        self._memory, self._remote, self._agent_path = memory, remote, agent
+        self._memory, self._remote, self._agent_path, self._script = memory, remote, agent, script
         self._blob_bytes, self._storage_options = blob_bytes, storage_options
         self._rank = 0
         self._start: _Start | None = None
@@ -147,7 +150,7 @@ class HoldfastWriter(StorageWriter):
             samples=0,
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
             identity=identity,
-            spec={},
+            spec={PLACE: place_of(self._repository().url)},
             blobs=blobs,
             versions={"torch": str(torch.__version__)},
         )
@@ -168,7 +171,7 @@ class HoldfastWriter(StorageWriter):
         return Repository(self._url, storage_options=self._storage_options)
 
     def _agent(self) -> LocalAgent | None:
-        return local_agent(self._agent_path, self._repository().url)
+        return local_agent(self._agent_path, self._repository().url, self._script)
 
     def _handover(self, start: _Start) -> Handover | None:
         agent = self._agent() if start.handing.is_kept else None

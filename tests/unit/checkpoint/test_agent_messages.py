@@ -19,6 +19,7 @@ from holdfast_checkpoint.agent_messages import (
     decode_answer,
     encode,
     receive,
+    script_of,
     send,
 )
 from holdfast_checkpoint.dcp.agreeing import AgentView, agreed, chosen_folder
@@ -96,6 +97,23 @@ def test_a_save_is_named_for_its_time_and_found_by_its_folder() -> None:
     assert Named.of_folder(folder_of(4, "3f2a9c1b", 2)) is None  # of a job
     # A blob's address between agents has room for 18 digits.
     assert all(len(str(one.generation)) <= 18 for one in named)
+
+
+@pytest.mark.parametrize(
+    "last", ["step-40", "step_40", "STEP40", "global_step1000", "epoch=3-step=400", "checkpoint_00040", "iter.7"]
+)
+def test_saves_to_a_url_each_are_of_one_script_if_the_url_ends_in_a_step(last: str) -> None:
+    assert script_of(f"s3://bucket/run/{last}") == script_of("s3://bucket/run")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run-7", "s3://bucket/7", "file:///step-7", "s3://step-7", "s3://b/steps"])
+def test_a_url_that_may_name_a_run_is_a_script_of_its_own(url: str) -> None:
+    assert script_of(url) != script_of(url.rpartition("/")[0])
+
+
+def test_a_script_that_is_named_is_the_same_at_every_url_and_no_url_has_its_name() -> None:
+    assert script_of("s3://b/1", "mine") == script_of("s3://b/2", "mine") != script_of("s3://b/2", "theirs")
+    assert script_of("s3://b/1", "mine") != script_of("mine")
 
 
 def _view(*saves: tuple[int, bool], is_copying: bool = True) -> AgentView:
