@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,7 +23,9 @@ from holdfast_checkpoint.errors import CheckpointError, FormatError, StorageBusy
 from holdfast_checkpoint.final import FinalPlace, layer_path
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _LOOK_S = 0.005
+_UNMARKED_S = 0.5
 # A call that has not come back after so long is left behind, and made anew.
 _HANGS_S = 600.0
 
@@ -46,46 +49,85 @@ class FinalWriter:
             return
         try:
             place = FinalPlace(self._out)
-            with tempfile.TemporaryDirectory(prefix="final-") as scratch:
-                for layer in layers:
-                    beat()
-                    path = Path(scratch) / layer_path(layer.index)
-                    scalars = json.dumps(layer.scalars(), sort_keys=True)
-                    metadata = {"layer": layer.name, "scalars": scalars, "submission": self._submission}
-                    write_blob(path, layer.tensors(), metadata)
-                    self._store(place, layer.index, path, beat)
-                    path.unlink()
+            while True:
+                self._until_marked(place, beat)
+                self._write_all(place, layers, beat)
+                # What went away meanwhile, such as a folder of a server that was unmounted, may have left the layers
+                # in the bare folder beneath: once it is back they are written there.
+                if self._is_marked(place, beat):
+                    return
         except (CheckpointError, OSError) as error:
             raise JobFailedError(
                 f"the final weights cannot be written to {self._out}: {error}; mend that and submit the job again: "
                 "where there are checkpoints it goes on from the last one"
             ) from error
 
-    def _store(self, place: FinalPlace, layer: int, path: Path, beat: Callable[[], None]) -> None:
-        """Again and again for `patience_s`, while the storage fails for now. Raises: StorageError."""
+    def _write_all(self, place: FinalPlace, layers: Sequence[HeldLayer], beat: Callable[[], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix="final-") as scratch:
+            for layer in layers:
+                beat()
+                path = Path(scratch) / layer_path(layer.index)
+                scalars = json.dumps(layer.scalars(), sort_keys=True)
+                metadata = {"layer": layer.name, "scalars": scalars, "submission": self._submission}
+                write_blob(path, layer.tensors(), metadata)
+                put = partial(place.put_layer, layer.index, path)
+                self._again(place, put, f"layer {layer.index}", beat)
+                path.unlink()
+
+    def _until_marked(self, place: FinalPlace, beat: Callable[[], None]) -> None:
+        """Raises: StorageError: it is not in `patience_s`."""
+        until_s = time.monotonic() + self._patience_s
+        while not self._is_marked(place, beat):
+            if time.monotonic() >= until_s:
+                raise StorageBusyError(
+                    f"{place.url} does not have the mark of submission {self._submission}: it is another place, seen "
+                    "from here, than the one that the job was submitted with; is it mounted?"
+                )
+            log.warning("final.not_marked", extra={"url": place.url})
+            _pause(beat)
+
+    def _is_marked(self, place: FinalPlace, beat: Callable[[], None]) -> bool:
+        """Also where there is no submission, as in a run on one machine. Raises: StorageError."""
+        if not self._submission:
+            return True
+        return self._again(place, lambda _: place.marked(self._submission), "the mark", beat) is not None
+
+    def _again(self, place: FinalPlace, call: Callable[[threading.Event], T], what: str, beat: Callable[[], None]) -> T:
+        """`call` is given what tells it to end; anew for `patience_s`, while the storage fails for now.
+
+        Raises: StorageError.
+        """
         until_s = time.monotonic() + self._patience_s
         while True:
             try:
-                _put(place, layer, path, beat, min(_HANGS_S, self._patience_s))
-                return
+                return _within(place, call, what, min(_HANGS_S, self._patience_s), beat)
             except StorageBusyError as error:
                 if time.monotonic() >= until_s:
                     raise
-                log.warning("final.not_written", extra={"layer": layer, "error": str(error)})
+                log.warning("final.not_written", extra={"what": what, "error": str(error)})
 
 
-def _put(place: FinalPlace, layer: int, path: Path, beat: Callable[[], None], within_s: float) -> None:
+def _within(
+    place: FinalPlace, call: Callable[[threading.Event], T], what: str, within_s: float, beat: Callable[[], None]
+) -> T:
     given_up, until_s = threading.Event(), time.monotonic() + within_s
-    call = call_aside(partial(place.put_layer, layer, path, given_up), "storage-final")
+    done = call_aside(partial(call, given_up), "storage-final")
     try:
-        while not call.done():
+        while not done.done():
             beat()
             if time.monotonic() >= until_s:
-                raise StorageBusyError(f"{place.url} has not come to an end with layer {layer} in {within_s:g} s")
+                raise StorageBusyError(f"{place.url} has not come to an end with {what} in {within_s:g} s")
             time.sleep(_LOOK_S)
     finally:
         given_up.set()
-    call.result()
+    return done.result()
+
+
+def _pause(beat: Callable[[], None]) -> None:
+    until_s = time.monotonic() + _UNMARKED_S
+    while time.monotonic() < until_s:
+        beat()
+        time.sleep(_LOOK_S)
 
 
 def join_final(out: Path, layer_names: Sequence[str], submission: str = "") -> tuple[str, str]:
