@@ -41,7 +41,7 @@ class SelfSubmission:
         Raises:
             UserError: the spec or its Program is wrong; the message is all that `holdfast submit` said.
             StoreError: the store refuses this agent.
-            HoldfastError: submitting it ended in a way that is no answer.
+            HoldfastError: submitting it ended in a way that is no answer, such as a bug, which would come again.
         """
         key, pause_s = Keys(job=job).one("spec"), _PAUSE_S
         while await surely(lambda: store.get(key), "spec", patient=False) is None:

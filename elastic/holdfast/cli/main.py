@@ -4,6 +4,7 @@
 1    the job failed: the reason, and the user's traceback where there is one, are printed
 2    wrong input: nothing was started
 3    the job was stopped before its end; its weights are written
+70   a bug of Holdfast's own: its traceback is printed, and to try again would not help
 130  killed by a second Ctrl-C
 """
 
@@ -20,7 +21,7 @@ from holdfast.cli.agent_command import app as agent
 from holdfast.cli.arguments import SECRETS, Json, Set, Spec, assignments
 from holdfast.cli.checkpoints.app import app as checkpoints
 from holdfast.cli.ending import tell_end
-from holdfast.cli.exits import EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
+from holdfast.cli.exits import EXIT_BUG, EXIT_FAILED, EXIT_INPUT, EXIT_KILLED
 from holdfast.cli.foresight import app as foresight
 from holdfast.cli.keeping import app as keeping
 from holdfast.cli.plugins import add_plugins
@@ -28,7 +29,7 @@ from holdfast.errors import HoldfastError, UserCodeError, UserError, VersionErro
 
 _EXIT_CODES = (
     "[bold]Exit codes[/bold]: 0 completed, 1 the job failed, 2 wrong input and nothing was started, "
-    "3 stopped before the end with the weights written, 130 killed by a second Ctrl-C."
+    "3 stopped before the end with the weights written, 70 a bug of Holdfast's, 130 killed by a second Ctrl-C."
 )
 app = typer.Typer(
     name="holdfast",
@@ -323,9 +324,11 @@ def main() -> None:
         if error.code == EXIT_INPUT:  # said already, where a person would look
             tell_end("the command line or an environment variable is wrong; the log says which")
         raise
-    except Exception as error:  # a bug of ours: the interpreter prints its traceback
-        tell_end("".join(traceback.format_exception(error)))
-        raise
+    except Exception as error:  # a bug of ours, which whoever tries again after a failure is to know from one
+        told = "".join(traceback.format_exception(error))
+        print(told, end="", file=sys.stderr)
+        tell_end(told)
+        sys.exit(EXIT_BUG)
     finally:
         # All is written and said: an impatient Ctrl-C must not end in a traceback of the interpreter's shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

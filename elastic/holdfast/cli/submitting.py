@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.cli.access import read_access, read_secret
 from holdfast.cli.exits import EXIT_COMPLETED
 from holdfast.cli.final_place import folder_of, open_place, storage_errors
 from holdfast.cli.folder import check_free, logging_to, replacing
@@ -18,13 +19,14 @@ from holdfast.cli.launcher import Ending
 from holdfast.cli.preparing import Prepared, Wish, prepare
 from holdfast.cli.recording import Recording
 from holdfast.cli.running import finish, screen
-from holdfast.cli.target import Target, named
+from holdfast.cli.target import Target
 from holdfast.errors import StoreUnavailableError, UserError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.records import CheckpointRef, CheckpointsRecord, JobRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
+from holdfast.stores.address import parse_store
 from holdfast.telemetry.files import RunFiles, RunInfo
 from holdfast_checkpoint.final import FinalPlace
 
@@ -60,13 +62,16 @@ def submit_job(wish: Wish, submission: Submission) -> int:
         UserCodeError: the user's code raised while its Program was built.
         JobFailedError: the store or the storage does not answer.
     """
+    # Out of the environment before the user's code runs in this process.
+    access = read_access(read_secret())
+    address = parse_store(submission.store)
     folder, url = submission.folder, open_place(submission.out).url if submission.out else ""
     if folder is None and submission.wait:
         raise UserError(f"--wait: writes a report into the job's folder, and --out {submission.out} is none")
     if folder is not None and not submission.if_absent:
         check_free(folder, replace=submission.replace, option="--replace")
     prepared = prepare(wish)
-    target = named(prepared.spec.name, submission.store)
+    target = Target(job=prepared.spec.name, address=address, access=access)
     record = dataclasses.replace(prepared.job_record(url), id=uuid.uuid4().hex)
     try:
         asyncio.run(_submit(target, record, prepared.checkpoints, wish, submission))
