@@ -73,8 +73,8 @@ def _outdated(view: View, pods: list[PodView]) -> Iterator[Trouble]:
     old = [pod for pod in pods if pod.manifest_hash not in ("", wanted)]
     if old:
         message = (
-            f"{len(old)} pods are as an earlier template or operator made them, {old[0].name} among them; to renew them, "
-            "drain one after the other (`holdfast k8s drain`)"
+            f"{len(old)} pods are as an earlier template or operator made them, {old[0].name} among them; to "
+            "renew them, drain one after the other (`holdfast k8s drain`)"
         )
         yield Trouble(reason="OldTemplate", message=message)
 
