@@ -5,15 +5,13 @@ told there, so that anybody may ask.
 """
 
 import asyncio
-import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Thread
 from typing import Protocol
 
 from holdfast.errors import UserError
@@ -23,8 +21,6 @@ _BEAT_S = 0.5
 # Longer than anything that an event loop is held up by for a good reason.
 _STUCK_S = 30.0
 _REQUEST_S = 5.0
-_CONNECTIONS_MAX = 32
-Request = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it; of TCP the first
 
 
 class Vital(Protocol):
@@ -92,41 +88,8 @@ class Health:
 
 
 class _Server(ThreadingHTTPServer):
-    """Of IPv4 or IPv6, as the address is. Whoever asks has so long for all of it, and so many do at once: anybody may,
-    and each takes a thread and a file."""
-
     daemon_threads = True
     allow_reuse_address = True
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        """Raises: OSError: it cannot be bound."""
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family = found[0][0]
-        self._until_s: dict[socket.socket, float] = {}  # of each connection that is open
-        self._lock = Lock()
-        super().__init__(address, handler)
-
-    def verify_request(self, request: Request, client_address: object) -> bool:
-        """False: it is closed without a word."""
-        assert isinstance(request, socket.socket), "TCP"
-        with self._lock:
-            if len(self._until_s) >= _CONNECTIONS_MAX:
-                return False
-            self._until_s[request] = time.monotonic() + _REQUEST_S
-            return True
-
-    def service_actions(self) -> None:
-        """Twice a second: a byte now and then keeps nothing open."""
-        with self._lock:
-            now_s = time.monotonic()
-            for request in [request for request, until_s in self._until_s.items() if now_s >= until_s]:
-                with contextlib.suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
-
-    def shutdown_request(self, request: Request) -> None:
-        with self._lock:
-            self._until_s.pop(request, None)  # type: ignore[arg-type]
-        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Of somebody who does not wait for the answer, mostly."""

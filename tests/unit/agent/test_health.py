@@ -1,7 +1,6 @@
 """A cluster asks an agent how it is, without its secret, and hears nothing else."""
 
 import asyncio
-import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -116,58 +115,6 @@ async def test_garbage_keeps_it_from_nothing(health: tuple[Health, str], sent: b
     await writer.drain()
     assert await asyncio.to_thread(asked, f"{url}/readyz") == (200, "ok")
     writer.close()
-
-
-async def test_who_sends_a_byte_now_and_then_is_cut_off_in_the_end(
-    health: tuple[Health, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("holdfast.agent.health._REQUEST_S", 0.3)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(health[1].rpartition(":")[2]))
-
-    async def drip() -> None:
-        while True:
-            writer.write(b"x")
-            await asyncio.sleep(0.05)
-
-    dripping = asyncio.create_task(drip())
-    async with asyncio.timeout(4.0):  # of silence alone it is patient for longer
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-    dripping.cancel()
-    writer.close()
-
-
-async def test_of_many_that_say_nothing_the_last_are_refused_and_later_ones_answered(
-    health: tuple[Health, str],
-) -> None:
-    made, url = health
-    await one_beat(made, Agent(is_ready=True))
-    port = int(url.rpartition(":")[2])
-    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(32)]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    with contextlib.suppress(ConnectionError):
-        assert await asyncio.wait_for(reader.read(), 4.0) == b""
-    for _, other in [*idle, (reader, writer)]:
-        other.close()
-    async with asyncio.timeout(4.0):
-        while (await asyncio.to_thread(_try, f"{url}/readyz")) != (200, "ok"):  # noqa: ASYNC110 - threads that end
-            await asyncio.sleep(0.01)
-
-
-def _try(url: str) -> tuple[int, str] | None:
-    try:
-        return asked(url)
-    except OSError:
-        return None
-
-
-def test_it_listens_at_an_address_of_ipv6() -> None:
-    made = Health()
-    port = made.open("::1", 0)
-    try:
-        assert asked(f"http://[::1]:{port}/readyz") == (503, "not taking part")
-    finally:
-        made.close()
 
 
 def test_an_address_that_is_taken_is_refused() -> None:
