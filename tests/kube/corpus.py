@@ -351,7 +351,6 @@ def _by_condition() -> Iterator[Wrong]:
     )
     yield wrong("a param that the program has not", {"program": {"params": {"widht": 96}}}, "program.params", "widht")
     yield wrong("a storage that nobody knows", {"state": {"url": "nowhere://bucket/job"}}, "state.url", "nowhere")
-    yield wrong("a suspend that would lose state", {"suspend": True}, "state.url", "state.url")
 
 
 CORPUS: tuple[Wrong, ...] = (*_by_schema(), *_by_strictness(), *_by_rule(), *_by_change(), *_by_condition())
