@@ -120,15 +120,15 @@ class Tempo:
         """The best layout for what is known by now, where it gains enough, and when the present one will have lost as
         much as a transition takes."""
         planned, now = measured_when_stopped(self.job, view), self.measured(view)
-        is_as_planned = planned.layer_s and planned.speeds == now.speeds and not _idle(self.job, view)
-        slots = able_slots(self.job, view, view.members)
+        slots, idle = able_slots(self.job, view, view.members), _idle(self.job, view)
+        is_as_planned = planned.layer_s and planned.speeds == now.speeds and not idle
         weighed = weigh(self.job, view, now, slots) if now.layer_s and not is_as_planned else None
         if weighed is None or weighed.gain < _GAIN:
             self._odd_s = None
             return None
         self._odd_s = now_s if self._odd_s is None else self._odd_s
-        idle = f"idle: {', '.join(map(str, _idle(self.job, view)))}" if _idle(self.job, view) else ""
-        why = "; ".join(slow_slots(now, slots)) or idle or "layers and slots were measured"
+        left_out = f"idle: {', '.join(map(str, idle))}" if idle else "layers and slots were measured"
+        why = "; ".join(slow_slots(now, slots)) or left_out
         reason = f"{why}: a step of about {weighed.after_s:.3g} s instead of {weighed.before_s:.3g} s"
         return weighed, Due(self._odd_s + weighed.transition_s / weighed.gain, reason)
 
