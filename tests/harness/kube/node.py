@@ -67,7 +67,7 @@ class Node:
         """Everything of it ends at once, and nobody is told."""
         await self.hang()
         for job in self._jobs.values():
-            job.cancel()
+            _cancel_once(job)
         await asyncio.gather(*self._jobs.values(), return_exceptions=True)
 
     async def _register(self) -> None:
@@ -122,7 +122,7 @@ class Node:
             uid = pod["metadata"]["uid"]
             if kind == "DELETED":
                 if uid in self._jobs:
-                    self._jobs[uid].cancel()
+                    _cancel_once(self._jobs[uid])
             elif uid in self.workers:
                 self.workers[uid].update(pod)
             else:
@@ -140,6 +140,12 @@ class Node:
         if not job.cancelled() and job.exception() is not None:
             # The task's boundary: a bug of this kubelet must be seen.
             asyncio.get_running_loop().call_exception_handler({"message": job.get_name(), "exception": job.exception()})
+
+
+def _cancel_once(job: "asyncio.Task[None]") -> None:
+    """Cancelled again, it would leave behind what it is about to end."""
+    if not job.cancelling():
+        job.cancel()
 
 
 def _condition(kind: str, is_so: bool, when: str) -> Object:

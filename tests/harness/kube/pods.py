@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from harness.kube.api import Api, Object
 
 Seen = TypeVar("Seen")
-WITHIN_S = 40.0
+# On a machine that is busy with other tests; what has a bound of its own is measured by benchmarks.
+WITHIN_S = 150.0
 _POLL_S = 0.05
 
 
