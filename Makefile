@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-parts test-rest test-quick simulate check crd bench clean
+.PHONY: help setup demo test test-chaos test-parts test-kube test-rest test-quick simulate check crd bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -22,13 +22,16 @@ demo: setup ## train through a kill, a drain and a join; compare with the undist
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the whole test suite, on two cores
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-chaos test-parts test-rest
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-chaos test-parts test-kube test-rest
 
 test-chaos: setup # whole jobs, most of which wait for their nodes; beside them the processor has time
 	$(BIN)/pytest tests/chaos
 
-test-parts: setup # real processes beside each other: stores, agents, ranks, a Kubernetes control plane
-	$(BIN)/pytest tests/integration tests/kube
+test-parts: setup # real processes beside each other: stores, agents, ranks
+	$(BIN)/pytest tests/integration
+
+test-kube: setup # a Kubernetes control plane, and pods as processes
+	$(BIN)/pytest tests/kube
 
 test-rest: setup
 	$(BIN)/pytest --ignore=tests/chaos --ignore=tests/integration --ignore=tests/kube

@@ -62,7 +62,10 @@ def goals(found: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     if "snapshot" in found:
         part = found["snapshot"]
         met["stall at most a tenth of async_save's"] = part["async_save"]["stall_ratio"] <= STALL_MAX
-        met["a snapshot costs at most 1.3 copies"] = part["snapshot"]["copy_ratio"] <= COPIES_MAX
+        met["training pays at most 1.3 copies, in stalls and slower steps"] = (
+            part["overlap"]["extra_ratio"] <= COPIES_MAX
+        )
+        met["nor is the work more, checksums included"] = part["snapshot"]["copy_ratio"] <= COPIES_MAX
         met["at most two copies of the state in memory"] = part["snapshot"]["memory_ratio"] <= MEMORY_MAX
     if "peer" in found:
         met["a peer copy at 70 % of a raw socket"] = found["peer"]["ratio"] >= PEER_MIN
@@ -83,7 +86,8 @@ def table(found: Mapping[str, Mapping[str, Any]], met: Mapping[str, bool]) -> li
         lines += [
             f"snapshot   stall {save['stall_s'] * 1e3:.2f} ms, async_save's {save['async_save_stall_s'] * 1e3:.0f} ms",
             f"           copy {one['copy_s']:.3f} s, plain {one['plain_copy_s']:.3f} s: {one['copy_ratio']:.2f} copies "
-            f"(CPU {one['cpu_ratio']:.2f}); a step it overlaps {part['overlap']['slowdown'] * 100:+.1f} %",
+            f"(CPU {one['cpu_ratio']:.2f}); a step it overlaps {part['overlap']['slowdown'] * 100:+.1f} %, "
+            f"{part['overlap']['extra_ratio']:.2f} copies",
         ]
     if "peer" in found:
         speeds = found["peer"]["gb_s"]

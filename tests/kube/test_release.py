@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.kube.elastic import ONE_POD, Cluster, Job
+from harness.kube.elastic import ONE_POD, WORKER_IMAGE, Cluster, Job
 from harness.kube.installation import CHART, Installation
 from harness.kube.kubelet import Kubelet
 from harness.kube.pods import uid_of, until
@@ -38,6 +38,18 @@ async def test_upgrading_and_uninstalling_the_operator_leaves_crd_jobs_and_pods_
     assert "elasticjobs.holdfast.dev" in await kubectl("get", "crd", "--output=name")
     assert {name: uid_of(pod) for name, pod in (await job.pods()).items()} == pods
     await trains_on(job)
+
+
+async def test_helm_test_trains_a_job_and_leaves_nothing_of_it(
+    cluster: Cluster, operator: Installation, kubelet: Kubelet, helm: Tool, kubectl: Tool
+) -> None:
+    await operator.install(test={"image": WORKER_IMAGE, "endpoints": [cluster.endpoint], "nodes": 2})
+    for name in ("n1", "n2"):
+        await kubelet.add(name, capacity=ONE_POD)
+    told = await helm("test", operator.name, "--logs", "--timeout=300s", timeout_s=330.0)
+    assert "Phase:          Succeeded" in told
+    assert "the trial completed" in told
+    assert not await kubectl("get", "elasticjobs", "--output=name")
 
 
 async def trains_on(job: Job) -> None:

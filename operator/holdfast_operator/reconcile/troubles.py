@@ -25,7 +25,7 @@ def troubles(view: View, ledger: Ledger, size: Size, suspension: Suspension, inv
         message = "suspend: true is not followed: the job has trained and has no state.url, so its state would be lost"
         yield Trouble(reason="SuspendRefused", message=message)
     for what, why in sorted(view.snapshot.refusals.items()):
-        yield Trouble(reason="Refused", message=f"the API server refuses {what}: {why}")
+        yield Trouble(reason="Refused", message=f"{what}: {why}")
     pods = [pod for entry in ledger.staying if (pod := view.pod_of(entry)) is not None]
     yield from _not_starting(pods)
     yield from _without_room(view, pods, size)
@@ -41,7 +41,7 @@ def _not_starting(pods: list[PodView]) -> Iterator[Trouble]:
     if stuck:
         first = stuck[0]
         reason = "ImagePullBackOff" if first.waiting in _IMAGE_PULL else first.waiting
-        message = f"{len(stuck)} pods do not start; {first.name}: {first.waiting_message or reason}"
+        message = f"{_pods(len(stuck))} cannot start; {first.name}: {first.waiting_message or reason}"
         yield Trouble(reason=reason, message=message)
 
 
@@ -51,7 +51,7 @@ def _without_room(view: View, pods: list[PodView], size: Size) -> Iterator[Troub
         fewer = size.wanted - size.asked
         less = f", and {fewer} more are not asked for until there is" if fewer else ""
         why = waiting[0].conditions["PodScheduled"].message
-        message = f"there is no room for {len(waiting)} pods{less}; {waiting[0].name}: {why}"
+        message = f"there is no room for {_pods(len(waiting))}{less}; {waiting[0].name}: {why}"
         yield Trouble(reason="Unschedulable", message=message)
 
 
@@ -61,8 +61,8 @@ def _failing(view: View, ledger: Ledger) -> Iterator[Trouble]:
         pod = view.pods.get(last.uid)
         is_refused = pod is not None and is_refusal(pod.end)
         message = (
-            f"{len(ledger.failures)} pods failed within {policy.window:g} s (more than {policy.max_failures} fail the "
-            f"job); the last was {last.pod}: {last.reason}"
+            f"{_pods(len(ledger.failures))} failed within {policy.window:g} s (more than {policy.max_failures} fail "
+            f"the job); the last was {last.pod}: {last.reason}"
         )
         yield Trouble(reason="WrongInput" if is_refused else "PodsFail", message=message)
 
@@ -73,8 +73,8 @@ def _outdated(view: View, pods: list[PodView]) -> Iterator[Trouble]:
     old = [pod for pod in pods if pod.manifest_hash not in ("", wanted)]
     if old:
         message = (
-            f"{len(old)} pods are as an earlier template or operator made them, {old[0].name} among them; to "
-            "renew them, drain one after the other (`holdfast k8s drain`)"
+            f"an earlier template or operator made {_pods(len(old))}, {old[0].name} among them; to renew them, "
+            "drain one after the other (`holdfast k8s drain`)"
         )
         yield Trouble(reason="OldTemplate", message=message)
 
@@ -92,6 +92,10 @@ def _hanging(view: View) -> Iterator[Trouble]:
             )
             yield Trouble(reason="PodHangs", message=message)
             return
+
+
+def _pods(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
 
 
 def _shaky(view: View, pods: list[PodView]) -> Iterator[Trouble]:

@@ -22,17 +22,17 @@ class Installation:
     def __init__(self, helm: Tool, kubelet: Kubelet, cluster: Cluster) -> None:
         self._helm, self._kubelet, self._cluster = helm, kubelet, cluster
 
-    async def install(self, *, replicas: int = 1) -> None:
-        """Back when its pods are ready."""
+    async def install(self, *, replicas: int = 1, **values: Object) -> None:
+        """Back when its pods are ready; `values` are the chart's."""
         # Jobs' pods must find no place there.
         taint = {"key": _ROLE, "effect": "NoSchedule"}
         await self._kubelet.add(NODE, labels={_ROLE: "yes"}, taints=[taint])
-        await self.apply(replicas=replicas)
+        await self.apply(replicas=replicas, **values)
         await until(self.pods, lambda pods: sum(map(_is_ready, pods)) == replicas, "an operator that is ready")
 
-    async def apply(self, *, replicas: int = 1) -> None:
+    async def apply(self, *, replicas: int = 1, **values: Object) -> None:
         """`helm install`, and no node to run on."""
-        values = {
+        made = {
             "crds": {"install": False},
             "watchNamespace": self._cluster.namespace,
             "image": {"tag": "test"},
@@ -40,8 +40,9 @@ class Installation:
             "operator": {"progressSeconds": 1, "leaseSeconds": 3},
             "nodeSelector": {_ROLE: "yes"},
             "tolerations": [{"key": _ROLE, "operator": "Exists"}],
+            **values,
         }
-        await self._helm("install", self.name, str(CHART), "--values=-", told=json.dumps(values))
+        await self._helm("install", self.name, str(CHART), "--values=-", told=json.dumps(made))
 
     async def pods(self) -> list[Object]:
         return await self._cluster.api.items(
