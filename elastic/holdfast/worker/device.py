@@ -9,8 +9,6 @@ import torch
 
 from holdfast.errors import SpecError
 
-_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 256 << 10  # malloc.h
-
 
 def choose_device(wanted: str, index: int, *, repeatable: bool) -> torch.device:
     """The device of slot `index` of this node, for a spec that says cpu, cuda or auto.
@@ -34,16 +32,15 @@ def choose_device(wanted: str, index: int, *, repeatable: bool) -> torch.device:
     return device
 
 
-def give_back_when_freed() -> None:
-    """From now on the system has a tensor's memory back as soon as it is freed, in this process and its forks.
+def give_back_freed(device: torch.device) -> None:
+    """Return memory that was freed to the system. Of a GPU's the caching allocator takes better care.
 
-    glibc maps large blocks one by one, but counts fewer and fewer of them as large, the larger those that are freed: up
-    to 32 MiB. Smaller ones it keeps, and before 2.38 a freed aligned block, as PyTorch's are, fits no second one of its
-    size, so that what is kept grows. Pages that are needed again cost a fault each (docs/benchmarks.md).
+    PyTorch's tensors are aligned, and a freed aligned block fits no second one of its size before glibc 2.38: what is
+    kept grows. Takes milliseconds; pages that are needed again cost a fault each.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if device.type == "cpu" and trim is not None:
+        trim(0)
 
 
 class Randomness:

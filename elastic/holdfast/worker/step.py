@@ -12,12 +12,16 @@ from holdfast.model.plan import Plan, Span
 from holdfast.worker.comm import Comm
 from holdfast.worker.commit import Result, Vote
 from holdfast.worker.data import Activation, collate
+from holdfast.worker.device import give_back_freed
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.reduce import Reducer
 from holdfast.worker.sampling import microbatch_positions, sample_indices
 from holdfast.worker.snapshots import Standing
 from holdfast.worker.stage import HoldfastStage, StageModule
 from holdfast.worker.state import Setting
+
+# Memory that was freed goes back to the system after so many steps: first of all before optimizers make their state.
+_GIVE_BACK_STEPS = 16
 
 
 class StepRunner:
@@ -57,6 +61,7 @@ class StepRunner:
         self._vote = Vote(comm, program, plan, rank, setting.device)
         self._losses: dict[int, Tensor] = {}
         self._targets: list[Activation] = []
+        self._computed = 0  # steps of this generation
 
     def layer_s(self) -> dict[int, float]:
         """What a microbatch of the last step took on this slot, by layer. After the vote, when all of it is done."""
@@ -84,6 +89,9 @@ class StepRunner:
         except RuntimeError as error:  # the stage and the loss have told user code apart: this is communication
             raise self._comm.translate(error) from error
         self._reducer.reduce()
+        if self._computed % _GIVE_BACK_STEPS == 0:
+            give_back_freed(self._setting.device)
+        self._computed += 1
 
     def vote(self, stop: bool, standing: Standing) -> Result:
         """See Vote.cast."""

@@ -35,7 +35,6 @@ from holdfast.errors import ProtocolError
 from holdfast.model.messages import WorkerOrder
 from holdfast.model.wire import FRAME_BYTES_MAX, decode
 from holdfast.telemetry.logs import set_up_logging
-from holdfast.worker.device import give_back_when_freed
 from holdfast.worker.main import Worker
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,6 @@ class Zygote:
             faulthandler.register(signal.SIGUSR1, all_threads=True)
             self._connection.close()
             torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-            give_back_when_freed()
             Worker(order).serve()
             status = 0
         finally:
