@@ -8,7 +8,7 @@ from holdfast.errors import UserError
 from holdfast.simulator.replay.baselines import Ideal, OnDemand, Reactive
 from holdfast.simulator.replay.bound import Hindsight
 from holdfast.simulator.replay.costs import MeasuredCosts, ParcaeCosts
-from holdfast.simulator.replay.holdfast import Holdfast
+from holdfast.simulator.replay.holdfast import Holdfast, throughput
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.parcae import ParcaeFuture, ParcaeMoves, ParcaeReactive
 from holdfast.simulator.replay.published import Bamboo, Oobleck, Setting, Varuna
@@ -32,6 +32,7 @@ POLICIES = (
     "holdfast-even",
     "holdfast-warm",
     "holdfast",
+    "holdfast-reactive",
 )
 
 
@@ -51,7 +52,7 @@ class Case:
 
 def policies(case: Case) -> tuple[str, ...]:
     """Those that can be replayed: most charge Parcae's constants."""
-    return POLICIES if case.migration is not None else ("ideal", ON_DEMAND, "holdfast")
+    return POLICIES if case.migration is not None else ("ideal", ON_DEMAND, "holdfast", "holdfast-reactive")
 
 
 def run(case: Case, name: str) -> Outcome:
@@ -77,6 +78,8 @@ def _policy(case: Case, name: str) -> Policy:
             return OnDemand(case.even, round(case.trace.mean_nodes))
         case "holdfast":
             return Holdfast(case.uneven, case.model, case.own)
+        case "holdfast-reactive":
+            return Holdfast(case.uneven, case.model, case.own, name=name, worth=throughput)
     assert case.migration is not None
     costs = ParcaeCosts(case.migration, case.model)
     setting = Setting(case.even, case.model, costs)

@@ -1,7 +1,7 @@
 """Holdfast's own policy: pipelines of different depth, reshaped in place when that is worth what it takes."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.model.ids import NodeId
@@ -17,6 +17,11 @@ from holdfast.simulator.replay.yields import NOTHING, Depths, Layout, Layouts
 # So many of the fastest layouts are weighed, for all nodes and for those left of the last layout; fewer if many.
 _WEIGHED, _WEIGHED_NODES = 12, 400
 _AGAIN_S = 60.0
+
+
+def throughput(option: Option, loss_per_s: float) -> float:
+    """The worth of a layout to who reacts to every change at once, whatever that takes."""
+    return option.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,9 @@ class Holdfast:
         costs: Costs,
         *,
         name: str = "holdfast",
+        worth: Callable[[Option, float], float] = worth,
     ) -> None:
-        self.name = name
+        self.name, self._worth = name, worth
         self._layouts, self._model, self._costs = layouts, model, costs
         self._outlook = Outlook()
         self._layout, self._floor = NOTHING, Floor()
@@ -71,18 +77,18 @@ class Holdfast:
     ) -> tuple[_Plan | None, bool]:
         """(the plan of most worth, None to stay; whether a faster layout than the one that stands can be had)."""
         found: _Plan | None = None
-        most = worth(stay, loss_per_s) if stay is not None else -1.0
+        most = self._worth(stay, loss_per_s) if stay is not None else -1.0
         members = self._floor.members
         spares = [node for node in ready if node not in members]
         wanted = self._wanted(gone, len(ready), len(spares))
         for layout in wanted:
             if stay is not None and layout == self._layout:
                 continue
-            if worth(Option(layout.rate, self._least_s(scene, layout, gone, len(ready))), loss_per_s) <= most:
+            if self._worth(Option(layout.rate, self._least_s(scene, layout, gone, len(ready))), loss_per_s) <= most:
                 continue
             floor, move = rebuild(self._floor, layout.depths, gone, spares, self._model)
             seconds = self._seconds(scene, move)
-            value = worth(Option(layout.rate, seconds), loss_per_s)
+            value = self._worth(Option(layout.rate, seconds), loss_per_s)
             if value > most:
                 found, most = _Plan(layout, floor, move, seconds), value
         return found, any(layout.rate > self._layout.rate for layout in wanted)
