@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-parts test-kube test-rest test-quick simulate check crd bench clean
+.PHONY: help setup demo test test-chaos test-parts test-networks test-rest test-quick simulate check crd bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -22,19 +22,22 @@ demo: setup ## train through a kill, a drain and a join; compare with the undist
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the whole test suite, on two cores
-	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-chaos test-parts test-kube test-rest
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-chaos test-parts test-networks test-rest
+
+PARTITIONS := tests/chaos/test_partitions.py
 
 test-chaos: setup # whole jobs, most of which wait for their nodes; beside them the processor has time
-	$(BIN)/pytest tests/chaos
+	$(BIN)/pytest tests/chaos --ignore=$(PARTITIONS)
 
 test-parts: setup # real processes beside each other: stores, agents, ranks
 	$(BIN)/pytest tests/integration
 
-test-kube: setup # a Kubernetes control plane, and pods as processes
-	$(BIN)/pytest tests/kube
+test-networks: setup # nodes, and a Kubernetes cluster's pods, in networks of their own
+	$(BIN)/pytest tests/kube $(PARTITIONS)
 
-test-rest: setup
-	$(BIN)/pytest --ignore=tests/chaos --ignore=tests/integration --ignore=tests/kube
+test-rest: setup # what only computes gives way to what waits for other processes
+	nice -n 15 $(BIN)/pytest tests/simulation tests/property
+	$(BIN)/pytest $(addprefix --ignore=tests/,chaos integration kube simulation property)
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)

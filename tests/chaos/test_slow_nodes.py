@@ -62,7 +62,8 @@ def test_a_slow_node_gets_less_and_the_result_is_the_same(tmp_path: Path) -> Non
     assert ended.bits == alone.bits
     assert ended.report["steps_committed"] == STEPS
     first, *later = ended.report["generations"]
-    (balanced, *_) = [generation for generation in later if generation["cause"] == "balance"]
-    assert f"{SLOW_NODE}/0 computes at" in balanced["reason"]
-    assert microbatches(balanced, SLOW_NODE) < microbatches(first, SLOW_NODE)
-    assert balanced["redone_steps"] == 0
+    # The first may be meant for another node, if the machine is busy with other tests.
+    balanced = [generation for generation in later if generation["cause"] == "balance"]
+    assert any(f"{SLOW_NODE}/0 computes at" in generation["reason"] for generation in balanced)
+    assert min(microbatches(generation, SLOW_NODE) for generation in balanced) < microbatches(first, SLOW_NODE)
+    assert not any(generation["redone_steps"] for generation in balanced)

@@ -107,7 +107,7 @@ class Node:
         self.may_read, self.fails = asyncio.Event(), False
         self.may_read.set()
         self.waits: list[str] = []
-        self._absence = Absence(30.0, 0.05, self.waits.append)
+        self._absence = Absence(30.0, give_up_s / 2, self.waits.append)
         read = self.remote.repository.read_blob_into
 
         def counted(folder: str, entry: BlobEntry, buffer: memoryview) -> None:

@@ -122,5 +122,5 @@ def figures(events: list[Object]) -> Object:
     for event in events:
         if event["kind"] == "generation.recovered":
             fields = event["fields"]
-            pauses.setdefault(causes[fields["generation"]], []).append(fields["downtime_s"])
+            pauses.setdefault(causes.get(fields["generation"], "before"), []).append(fields["downtime_s"])
     return {"step_s": median(later - earlier for earlier, later in pairwise(commits)), "pauses_s": pauses}
