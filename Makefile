@@ -24,10 +24,12 @@ demo: setup ## train through a kill, a drain and a join; compare with the undist
 test: setup ## run the whole test suite, on two cores
 	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-chaos test-parts test-networks test-rest
 
+# Of whole jobs, what other lanes take on so that all end at about the same time.
 PARTITIONS := tests/chaos/test_partitions.py
+TIERS := tests/chaos/test_tiers.py
 
 test-chaos: setup # whole jobs, most of which wait for their nodes; beside them the processor has time
-	$(BIN)/pytest tests/chaos --ignore=$(PARTITIONS)
+	$(BIN)/pytest tests/chaos $(addprefix --ignore=,$(PARTITIONS) $(TIERS))
 
 test-parts: setup # real processes beside each other: stores, agents, ranks
 	$(BIN)/pytest tests/integration
@@ -38,6 +40,7 @@ test-networks: setup # nodes, and a Kubernetes cluster's pods, in networks of th
 test-rest: setup # what only computes gives way to what waits for other processes
 	nice -n 15 $(BIN)/pytest tests/simulation tests/property
 	$(BIN)/pytest $(addprefix --ignore=tests/,chaos integration kube simulation property)
+	$(BIN)/pytest $(TIERS)
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)
