@@ -80,9 +80,9 @@ def _case(table: Table, file: str, *, notice_s: float = 0.0) -> Case:
 def _trace(table: Table, file: str) -> dict[str, Any]:
     case = _case(table, file)
     outcomes = {name: run(case, name) for name in policies(case)}
-    outcomes["holdfast noticed"] = run(_case(table, file, notice_s=NOTICE_S), "holdfast")
+    noticed = _case(table, file, notice_s=NOTICE_S)
+    outcomes |= {f"{name} noticed": run(noticed, name) for name in ("holdfast", "holdfast-reactive")}
     progress(f"{file}: {', '.join(f'{name} {outcome.goodput:.1%}' for name, outcome in outcomes.items())}")
-    outcomes["holdfast-reactive noticed"] = run(_case(table, file, notice_s=NOTICE_S), "holdfast-reactive")
     ours = [name for name in outcomes if name.startswith("holdfast") and "reactive" not in name]
     most = bound(case)
     return {

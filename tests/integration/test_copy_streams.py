@@ -21,9 +21,9 @@ from harness.copies import (
     end,
     peers,
     pull,
-    until,
 )
 from harness.realrun.certificates import Authority
+from harness.waiting import until
 from holdfast.agent.blob_client import BlobClient, PeerAddress, Waits
 from holdfast.agent.blob_serving import ServingLimits
 from holdfast.agent.offers import Question, blob_target

@@ -6,8 +6,8 @@ from harness.copies import (
     SECOND,
     THIRD,
     Nodes,
-    until,
 )
+from harness.waiting import until
 from holdfast.agent.blob_serving import ServingLimits
 from holdfast.agent.offers import Offer, Question, Version
 from holdfast.model.ids import NodeId

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from harness.waiting import until
 from holdfast.agent.checkpoint_reading import Absence, CheckpointReader
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
@@ -223,10 +224,3 @@ async def test_where_a_reader_cannot_read_the_others_read_for_themselves(nodes: 
         await asyncio.wait([failing])
         await asyncio.gather(*reading)
     assert all(node.held() == {layer: blob(layer) for layer in range(LAYERS)} for node in others)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)

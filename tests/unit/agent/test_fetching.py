@@ -4,11 +4,12 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.waiting import until
 from holdfast.agent.checkpoint_reading import Absence, CheckpointReader
 from holdfast.agent.fetching import Fetched, Fetching, LostCopiesError
 from holdfast.agent.relaying import lines
@@ -240,13 +241,6 @@ async def test_a_storage_that_hangs_is_said_to_be_waited_for_and_ram_is_verified
         assert (await reading).source == CHECKPOINT
     assert story.said[-1] == ""
     await asyncio.gather(*hanging)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 class RamOf(RamTier):

@@ -4,12 +4,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.waiting import until
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.agent.uploading import Uploader
 from holdfast.model.ids import NodeId
@@ -162,10 +163,3 @@ async def test_who_leaves_while_it_uploads_leaves_in_time_and_nothing_half_writt
     story.release()
     await story.remote.uploads.settle(10)
     assert not story.stored(FIRST)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)

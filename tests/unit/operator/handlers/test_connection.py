@@ -1,13 +1,14 @@
 """A connection outlives whatever happens to its rendezvous, and says what it knows of it and what it does not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 
 from harness.records import JOB, KEYS, NODE, RECORDS
+from harness.waiting import until
 from holdfast.errors import StoreUnavailableError
 from holdfast.model.wire import encode
 from holdfast.ports.store import KeyValue
@@ -51,12 +52,6 @@ def follower() -> Follower:
     return Follower(KEYS, RunFold(KEYS, recoveries=0, generation=0), lambda is_news: None)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_PING_S", "_AGAIN_S"):
@@ -93,7 +88,7 @@ async def test_what_one_rendezvous_raises_is_its_trouble_and_ends_nothing(
     store.trouble = error
     async with opened() as (one, tasks):
         failure = asyncio.create_task(tasks.failure())
-        await until(lambda: str(error) in one.trouble)
+        await until(lambda: str(error) in one.trouble, within_s=5.0)
         await asyncio.sleep(0.05)
         assert not failure.done()
         failure.cancel()
@@ -105,31 +100,31 @@ async def test_a_full_disk_is_told_and_got_over(store: FailingStore, monkeypatch
 
     monkeypatch.setattr(connection, "access_from", full)
     async with opened() as (one, _):
-        await until(lambda: "No space left on device" in one.trouble)
+        await until(lambda: "No space left on device" in one.trouble, within_s=5.0)
         monkeypatch.setattr(connection, "access_from", access_from)
-        await until(lambda: one.trouble == "" and one.store is store)
+        await until(lambda: one.trouble == "" and one.store is store, within_s=5.0)
 
 
 async def test_a_busy_api_server_is_no_news_of_the_rendezvous(store: FailingStore) -> None:
     cluster, one_follower = BusyCluster(), follower()
     async with opened(cluster, "credentials") as (one, _):
         one.attach(one_follower)
-        await until(lambda: cluster.asked > 2)
+        await until(lambda: cluster.asked > 2, within_s=5.0)
         assert (one.trouble, one_follower.is_current) == ("", False)
         cluster.is_busy = False
-        await until(lambda: one_follower.is_current)
+        await until(lambda: one_follower.is_current, within_s=5.0)
 
 
 async def test_after_the_store_was_away_a_job_is_current_only_once_it_was_read_again(store: FailingStore) -> None:
     one_follower = follower()
     async with opened() as (one, _):
         one.attach(one_follower)
-        await until(lambda: one_follower.is_current)
+        await until(lambda: one_follower.is_current, within_s=5.0)
         shown: list[bool] = []
         one._told = lambda: shown.append(one_follower.is_current)
         store.trouble = StoreUnavailableError("away")
-        await until(lambda: one.trouble == "away")
+        await until(lambda: one.trouble == "away", within_s=5.0)
         store.trouble = None
-        await until(lambda: one.trouble == "")
+        await until(lambda: one.trouble == "", within_s=5.0)
         assert shown == [True, False]  # away, which is a trouble; then there, and not read yet
-        await until(lambda: one_follower.is_current)
+        await until(lambda: one_follower.is_current, within_s=5.0)

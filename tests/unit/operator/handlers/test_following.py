@@ -1,12 +1,13 @@
 """A job's prefix is followed whatever stands there, and whatever the store says."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pytest
 
 from harness.records import JOB, KEYS, NODE, RECORDS
-from holdfast.errors import RequestError, StoreUnavailableError
+from harness.waiting import until
+from holdfast.errors import RequestError, StoreError, StoreUnavailableError
 from holdfast.model.wire import encode
 from holdfast.ports.store import Snapshot
 from holdfast.stores.memory import MemoryStore
@@ -15,15 +16,17 @@ from holdfast_operator.handlers.following import Follower
 from holdfast_operator.handlers.run_fold import RunFold
 
 
-class LargeStore(MemoryStore):
-    """Too much stands there to be read at once, `times` times."""
+class DeafStore(MemoryStore):
+    """It answers, but not to who reads much, `times` times: that meets `error`."""
 
-    times = 1
+    def __init__(self, error: StoreError, times: int) -> None:
+        super().__init__()
+        self._error, self._times = error, times
 
     async def get_prefix(self, prefix: str) -> Snapshot:
-        if self.times:
-            self.times -= 1
-            raise RequestError("read a narrower prefix")
+        if self._times:
+            self._times -= 1
+            raise self._error
         return await super().get_prefix(prefix)
 
 
@@ -44,31 +47,13 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_REFUSED_PAUSE_S", 0.01)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
-class SlowStore(MemoryStore):
-    """It answers, but not to who reads much, `times` times."""
-
-    times = 3
-
-    async def get_prefix(self, prefix: str) -> Snapshot:
-        if self.times:
-            self.times -= 1
-            raise StoreUnavailableError("no answer in time")
-        return await super().get_prefix(prefix)
-
-
 async def troubles_of(fold: RunFold, store: MemoryStore) -> list[str]:
     """What was told until all was read."""
     told: list[str] = []
     follower = Follower(KEYS, fold, lambda is_news: told.append(follower.trouble))
     await store.put(KEYS.one("spec"), encode(JOB))
     task = asyncio.create_task(follower.run(store))
-    await until(lambda: follower.is_current or task.done())
+    await until(lambda: follower.is_current or task.done(), within_s=5.0)
     assert not task.done()
     task.cancel()
     assert fold.snapshot() is not None
@@ -77,13 +62,19 @@ async def troubles_of(fold: RunFold, store: MemoryStore) -> list[str]:
 
 async def test_a_prefix_too_large_to_be_read_is_a_trouble_of_that_job_alone() -> None:
     fold = RunFold(KEYS, recoveries=0, generation=0)
-    assert await troubles_of(fold, LargeStore()) == ["read a narrower prefix", ""]
+    assert await troubles_of(fold, DeafStore(RequestError("read a narrower prefix"), 1)) == [
+        "read a narrower prefix",
+        "",
+    ]
 
 
 async def test_a_prefix_that_is_not_read_in_time_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_SLOW_S", 0.05)
     fold = RunFold(KEYS, recoveries=0, generation=0)
-    assert await troubles_of(fold, SlowStore()) == ["what stands there could not be read within 0.05 s", ""]
+    assert await troubles_of(fold, DeafStore(StoreUnavailableError("no answer in time"), 3)) == [
+        "what stands there could not be read within 0.05 s",
+        "",
+    ]
 
 
 async def test_a_record_that_breaks_the_fold_is_a_trouble_of_that_job_alone() -> None:
@@ -101,7 +92,7 @@ async def test_what_went_while_nobody_followed_is_gone_afterwards() -> None:
     for expected in ({NODE}, set()):
         follower.is_current = False
         task = asyncio.create_task(follower.run(store))
-        await until(lambda: follower.is_current)
+        await until(lambda: follower.is_current, within_s=5.0)
         task.cancel()
         run = fold.snapshot()
         assert run is not None

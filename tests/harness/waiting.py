@@ -1,0 +1,12 @@
+"""Waiting for what has no event."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], what: str = "what is waited for", within_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.005)
