@@ -28,6 +28,7 @@ from benchmarks.harness.remote_writing import local_figures, s3_figures
 from benchmarks.harness.results import machine, progress, tell
 from benchmarks.harness.snapshotting import measure_async_save, measure_overlap, measure_snapshots
 from harness.storage.s3_server import Kind, running_s3
+from holdfast_checkpoint.tunables import with_streamed_copies
 
 STALL_MAX, COPIES_MAX, MEMORY_MAX = 0.1, 1.3, 2.01
 PEER_MIN, LOCAL_MIN, S3_MIN, RESTORE_MIN = 0.70, 0.80, 0.90, 0.70
@@ -127,4 +128,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if dict(os.environ) != (told := with_streamed_copies(os.environ)):  # as an agent starts workers
+        os.execve(sys.executable, [sys.executable, *sys.argv], told)
     main()

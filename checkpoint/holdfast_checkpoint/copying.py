@@ -1,5 +1,8 @@
 """Copies a layer's tensors into a buffer and makes its digest on the way, while the bytes are in the cache.
 
+Of a long piece it is the source that is there: the copy itself goes past the caches (`tunables`). What became of a copy
+on its way to memory its reader sees.
+
 Long pieces are moved and hashed without the GIL; of each, the training thread feels some microseconds of Python.
 """
 
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from holdfast_checkpoint.buffers import Buffer
 from holdfast_checkpoint.digest import CHUNK_BYTES, Digest, Hasher
+from holdfast_checkpoint.tunables import STREAMED_BYTES
 
 # Small enough for a core's own cache with room to spare (measured: from 1 MiB on, hashing costs twice as much), large
 # enough that the GIL is not taken back too often: while the training thread runs Python, each time can take 5 ms.
@@ -37,14 +41,16 @@ class Run:
     start: int
     stop: int
 
-    def advance(self, buffer: Buffer, at: int, end: int) -> int:
-        """Copy what belongs to [at, end) of the blob, or more; where that ended."""
+    def advance(self, buffer: Buffer, at: int, end: int) -> tuple[int, memoryview | None]:
+        """Copy what belongs to [at, end) of the blob, or more; where that ended, and the bytes that were copied, where
+        the copy is not in the cache."""
         tensor, stop = self.tensor, min(self.stop, end)
         if not tensor.is_cpu or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
             self.copy_to(buffer)
-            return self.stop
-        _move(buffer.address + at, tensor.data_ptr() + at - self.start, stop - at)
-        return stop
+            return self.stop, None
+        source, size = tensor.data_ptr() + at - self.start, stop - at
+        _move(buffer.address + at, source, size)
+        return stop, memoryview((ctypes.c_char * size).from_address(source)) if size >= STREAMED_BYTES else None
 
     def copy_to(self, buffer: Buffer, non_blocking: bool = False) -> None:
         place = buffer.bytes[self.start : self.stop].view(self.tensor.dtype).view(self.tensor.shape)
@@ -62,16 +68,23 @@ def copy_from_host(buffer: Buffer, head: bytes, runs: Sequence[Run], is_stopped:
     """
     hasher = Hasher()
     hasher.update(head)
-    at, left = len(head), iter(runs)
+    at = hashed = len(head)
+    left = iter(runs)
     run = next(left, None)
     for window in range(0, buffer.size, PIECE_BYTES):
-        begin, end = max(window, len(head)), min(window + PIECE_BYTES, buffer.size)
+        end = min(window + PIECE_BYTES, buffer.size)
         while run is not None and at < end:
-            at = run.advance(buffer, at, end)
+            begun = at
+            at, streamed = run.advance(buffer, at, end)
+            if streamed is not None:
+                hasher.update(buffer.view[hashed:begun])
+                hasher.update(streamed)
+                hashed = at
             if at == run.stop:
                 run = next(left, None)
-        if begin < end:
-            hasher.update(buffer.view[begin:end])
+        if hashed < end:
+            hasher.update(buffer.view[hashed:end])
+            hashed = end
         if is_stopped():
             raise Stopped
     return hasher.digest()

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
 
 from holdfast.model.ids import NodeId
+from holdfast_checkpoint.tunables import with_streamed_copies
 
 log = logging.getLogger(__name__)
 # A machine that has no memory or processes left may have some later.
@@ -78,6 +80,7 @@ class ZygoteProcess:
                 sys.executable,
                 *("-m", "holdfast.worker.zygote", "--fd", str(theirs.fileno()), "--node", self._node),
                 pass_fds=[theirs.fileno()],
+                env=with_streamed_copies(os.environ),
                 stdin=asyncio.subprocess.DEVNULL,
             )
         except OSError:

@@ -11,16 +11,18 @@ from holdfast.cli.checkpoints.screen import print_json, print_table, table
 from holdfast.cli.inspected import Inspected, inspect_program
 from holdfast.cli.known_profiles import known_profile, read_profile
 from holdfast.cli.profiling import measure, size_text
+from holdfast.control.job import Job, job_for
 from holdfast.errors import UserError
-from holdfast.planner.foresight import Job
+from holdfast.planner.profile import Profile
 from holdfast.simulator.replay.advising import advise
 from holdfast.simulator.replay.comparing import Case, Prices, as_json, bound, policies, run
 from holdfast.simulator.replay.costs import MeasuredCosts
 from holdfast.simulator.replay.drawing import draw
+from holdfast.simulator.replay.fitting import ENTRIES_MIN
 from holdfast.simulator.replay.formats import load_trace
 from holdfast.simulator.replay.model import Model
-from holdfast.simulator.replay.planned import Planned
 from holdfast.simulator.replay.replaying import Outcome
+from holdfast.simulator.replay.runtime import of_program, of_table
 from holdfast.simulator.replay.table import load_table
 from holdfast.simulator.replay.trace import Trace
 from holdfast.spec import JobSpec, load_spec
@@ -64,7 +66,7 @@ def simulate(wish: SimulateWish, *, as_json: bool) -> None:
     trace = load_trace(wish.trace)
     if wish.notice_s is not None:
         trace = trace.noticed(wish.notice_s)
-    case = _of_table(wish, trace, spec.checkpoints.every) if wish.table is not None else _of_program(wish, spec, trace)
+    case = _of_table(wish, trace, spec) if wish.table is not None else _of_program(wish, spec, trace)
     outcomes = [run(case, name) for name in wish.policies or policies(case)]
     sentences = advise(trace, case.uneven, _SAVE_S)
     most = bound(case)
@@ -76,7 +78,7 @@ def simulate(wish: SimulateWish, *, as_json: bool) -> None:
         _print(trace, outcomes, prices, sentences, most)
 
 
-def _of_table(wish: SimulateWish, trace: Trace, every: int) -> Case:
+def _of_table(wish: SimulateWish, trace: Trace, spec: JobSpec) -> Case:
     assert wish.table is not None
     measured = load_table(wish.table, wish.model)
     if measured.layer_bytes is None:
@@ -89,7 +91,10 @@ def _of_table(wish: SimulateWish, trace: Trace, every: int) -> Case:
         model=Model(measured.layer_bytes),
         migration=measured.migration,
         shallowest=min(depth for _, depth in measured.step_s),
-        own=MeasuredCosts(link_bytes_per_s=link or MeasuredCosts().link_bytes_per_s, checkpoint_steps=every),
+        own=MeasuredCosts(
+            link_bytes_per_s=link or MeasuredCosts().link_bytes_per_s, checkpoint_steps=spec.checkpoints.every
+        ),
+        runtime=of_table(measured, spec) if len(measured.step_s) >= ENTRIES_MIN else None,
     )
 
 
@@ -101,7 +106,8 @@ def _of_program(wish: SimulateWish, spec: JobSpec, trace: Trace) -> Case:
     inspected = inspect_program(spec, wish.spec.absolute().parent)
     profile = read_profile(wish.profile, inspected) if wish.profile is not None else known_profile(inspected)
     profile = profile or measure(inspected)
-    layouts = Planned(_job(inspected), profile, inspected.program.global_batch)
+    runtime = of_program(_known_job(inspected, profile), inspected.program.global_batch)
+    layouts = runtime.layouts
     least = next((nodes for nodes in range(1, trace.most_nodes + 1) if layouts.best(nodes).nodes), None)
     if least is None:
         raise UserError(f"layout: the model does not fit on the {trace.most_nodes} nodes that the trace has at most")
@@ -113,18 +119,19 @@ def _of_program(wish: SimulateWish, spec: JobSpec, trace: Trace) -> Case:
         migration=None,
         shallowest=layouts.best(least).depths[-1],
         own=MeasuredCosts(link_bytes_per_s=profile.between_nodes.bytes_per_s, checkpoint_steps=spec.checkpoints.every),
+        runtime=runtime,
     )
 
 
-def _job(inspected: Inspected) -> Job:
-    spec = inspected.spec
-    return Job(
-        slots=(),
-        blocks=inspected.program.blocks(spec.block),
-        block_size=spec.block,
-        canonical=spec.reduction == "canonical",
-        depth=spec.layout.depth,
-        memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
+def _known_job(inspected: Inspected, profile: Profile) -> Job:
+    """As its coordinator would read it."""
+    layers = inspected.facts.layers
+    return job_for(
+        inspected.spec,
+        layer_names=tuple(layer.name for layer in layers),
+        layer_bytes=tuple(layer.state_bytes for layer in layers),
+        microbatches=inspected.facts.microbatches,
+        profile=profile,
     )
 
 

@@ -1,6 +1,6 @@
-"""Which layout a generation starts with: the fastest, or one that moves no layers to newcomers if it is worth more."""
+"""Which layout a generation starts with: the fastest, or one that moves less if it is worth more."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.control.job import Job
@@ -17,8 +17,9 @@ from holdfast.planner.worth import HORIZON_S, Option, best
 
 
 def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...], outlook: Outlook) -> Decision:
-    """For slots that may train. Never worth less than the fastest layout, which is among the options; that one it is
-    where nothing was measured yet, and where only it has the copies that are wanted.
+    """For slots that may train: the layout that is worth most until the next loss, transition included, of the fastest,
+    one whose cuts are close to what slots hold, and those of the slots that hold layers. The planner's own choice where
+    nothing was measured yet, or changes are not to be weighed; where only it has the copies that are wanted, no other.
 
     Raises: NoPlanError.
     """
@@ -26,18 +27,34 @@ def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...],
     profile = profile_of(job, measured)
     request = request_for(job, view, profile, staying, basis.held)
     decided = plan(request)
-    at_hand = _at_hand(basis, staying)
-    holding = tuple(slot for slot in staying if at_hand[slot])
-    if job.is_adaptive and measured.layer_s and 0 < len(holding) < len(staying):
-        other = _planned(job, view, profile, holding, basis)
-        if other is not None and other.copies >= min(decided.copies, request.copies):
-            options = [_option(job, profile, one, at_hand) for one in (decided, other)]
-            left_s = min(HORIZON_S, (job.steps - basis.version.step) / options[1].rate)
-            if best(options, outlook.loss_per_s(len(other.plan.nodes), len(view.nodes)), left_s) == 1:
-                new = ", ".join(str(slot) for slot in staying if slot not in other.plan.slots)
-                why = f"idle: {new}; {options[0].transition_s:.3g} s to get them their layers are not worth it"
-                decided = replace(other, reasons=(*other.reasons, why))
+    if job.is_adaptive and measured.layer_s:
+        at_hand = _at_hand(basis, staying)
+        holding = tuple(slot for slot in staying if at_hand[slot])
+        known = [decided]
+        if 0 < len(holding) < len(staying):
+            other = _planned(job, view, profile, holding, basis)
+            if other is not None and other.copies >= min(decided.copies, request.copies):
+                known.append(other)
+        known += [one.swiftest for one in known if one.swiftest is not None]
+        if len(known) > 1:
+            decided = _most_worth(
+                job, view, basis, outlook, known, [_option(job, profile, one, at_hand) for one in known]
+            )
     return replace(decided, reasons=(*slow_slots(measured, staying), *decided.reasons))
+
+
+def _most_worth(
+    job: Job, view: View, basis: Basis, outlook: Outlook, known: Sequence[Decision], options: Sequence[Option]
+) -> Decision:
+    fewest = min(known, key=lambda one: len(one.plan.nodes)).plan.nodes
+    left_s = min(HORIZON_S, (job.steps - basis.version.step) / min(option.rate for option in options))
+    at = best(options, outlook.loss_per_s(len(fewest), len(view.nodes)), left_s)
+    left_out = sorted(set(known[0].plan.slots) - set(known[at].plan.slots))
+    if not left_out:
+        return known[at]
+    took = f"{options[0].transition_s:.3g} s to get them their layers are not worth it"
+    why = f"idle: {', '.join(map(str, left_out))}; {took}"
+    return replace(known[at], reasons=(*known[at].reasons, why))
 
 
 def _planned(job: Job, view: View, profile: Profile, slots: tuple[SlotId, ...], basis: Basis) -> Decision | None:

@@ -57,19 +57,36 @@ def job_of(record: JobRecord) -> Job:
         SpecError: its spec is not valid for this version.
         UserError: its profile is not.
     """
-    spec = JobSpec.model_validate(record.spec)
+    return job_for(
+        JobSpec.model_validate(record.spec),
+        layer_names=record.layer_names,
+        layer_bytes=record.layer_bytes,
+        microbatches=record.microbatches,
+        profile=_profile_of(record),
+    )
+
+
+def job_for(
+    spec: JobSpec,
+    *,
+    layer_names: tuple[str, ...],
+    layer_bytes: tuple[int, ...],
+    microbatches: int,
+    profile: Profile,
+) -> Job:
+    """Of a Program with these layers, so many bytes of state each, and so many microbatches a step."""
     return Job(
         steps=spec.steps,
         nodes_min=spec.nodes.min,
         nodes_max=spec.nodes.max,
         nodes_desired=spec.nodes.desired or spec.nodes.min,
-        layer_names=record.layer_names,
-        layer_bytes=record.layer_bytes,
-        blocks=record.microbatches // spec.block,
+        layer_names=layer_names,
+        layer_bytes=layer_bytes,
+        blocks=microbatches // spec.block,
         block_size=spec.block,
         depth=spec.layout.depth,
         memory_per_slot_bytes=spec.layout.memory_per_slot_bytes,
-        profile=_profile_of(record),
+        profile=profile,
         start_s=spec.timeouts.start_s,
         join_settle_s=spec.timeouts.join_settle_s,
         start_settle_s=spec.timeouts.start_settle_s,

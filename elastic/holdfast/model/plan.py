@@ -128,6 +128,23 @@ class Plan:
         cuts = sorted({0, self.layer_count} | {stage.layers.start for stage in self.stages})
         return tuple(Segment(Span(start, stop), self.holders(start)) for start, stop in pairwise(cuts))
 
+    @cached_property
+    def reduction_order(self) -> tuple[Segment, ...]:
+        """Segments in the order in which everyone reduces them: in rounds, whose segments share no rank.
+
+        In layer order one segment would wait for the one before it wherever two share a rank, and with pipelines of
+        different depth all of them would make one chain, as long as the model.
+        """
+        rounds: list[int] = []
+        taken: dict[int, set[int]] = {}  # by rank, the rounds of its segments so far
+        for segment in self.segments:
+            busy = set[int]().union(*(taken.setdefault(rank, set()) for rank in segment.ranks))
+            rounds.append(next(number for number in range(len(busy) + 1) if number not in busy))
+            for rank in segment.ranks:
+                taken[rank].add(rounds[-1])
+        order = sorted(range(len(rounds)), key=lambda number: (rounds[number], number))
+        return tuple(self.segments[number] for number in order)
+
     def describe(self) -> str:
         """Short form for people: pipelines x depth, deepest first, such as "2x3+1x2"."""
         depths = sorted((pipeline.depth for pipeline in self.pipelines), reverse=True)

@@ -19,7 +19,7 @@ def programs(costs: StepCosts) -> Iterator[Iterator[Operation]]:
 def _program(costs: StepCosts, pipeline: int, stage: int, rank: int) -> Iterator[Operation]:
     yield Task(Work.LOAD, costs.load_s[rank])
     yield from _one_forward_one_backward(_Stage(costs, pipeline, stage), len(costs.microbatches[pipeline]))
-    for number, segment in enumerate(costs.plan.segments):
+    for number, segment in enumerate(costs.plan.reduction_order):
         if rank in segment.ranks:
             yield from _meet(Meeting(("segment", number), len(segment.ranks), 0.0))
             yield Task(Work.REDUCE, costs.reduce_s[number])

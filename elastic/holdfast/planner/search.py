@@ -33,6 +33,7 @@ class Decision:
     moved_bytes: int  # of layers that slots of the plan lack
     idle: tuple[SlotId, ...]
     reasons: tuple[str, ...]  # wishes that could not be met and preferences that decided, for the log
+    swiftest: "Decision | None" = None  # with cuts that move more, and make a step shorter; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class _Search:
     def decide(self) -> Decision:
         layout = self._copied_layout()
         familiar = self._familiar(layout)
-        return self._decision(familiar or layout, kept=layout if familiar else None)
+        swiftest = self._decision(layout, kept=None)
+        return replace(self._decision(familiar, kept=layout), swiftest=swiftest) if familiar else swiftest
 
     def _copied_layout(self) -> _Layout:
         """The best shape that has the wanted copies, or as few less as need be."""

@@ -14,7 +14,7 @@ from holdfast.planner.schedule import Pace
 @dataclass(frozen=True)
 class StepCosts:
     """Of one step. `paces` and `microbatches` (of the global batch) by pipeline, `load_s` and `update_s` by rank,
-    `reduce_s` by segment."""
+    `reduce_s` by segment, in the order of their reduction."""
 
     plan: Plan
     paces: tuple[Pace, ...]
@@ -53,7 +53,7 @@ class StepCosts:
                 for pipeline, mine in zip(plan.pipelines, microbatches, strict=True)
                 for load_s in _loads(pipeline, len(mine) * profile.load_s)
             ),
-            reduce_s=tuple(map(reduction.seconds, plan.segments)),
+            reduce_s=tuple(map(reduction.seconds, plan.reduction_order)),
             update_s=tuple(map(layers.update_s, plan.stages)),
             fixed_s=profile.fixed_s,
         )

@@ -81,7 +81,7 @@ def _alone(costs: StepCosts) -> StepEstimate:
         ended += known[key]
     reduced = list(ended)
     busy_s = sum(costs.load_s) + sum(costs.update_s) + costs.fixed_s * len(ended)
-    for segment, seconds in zip(costs.plan.segments, costs.reduce_s, strict=True):
+    for segment, seconds in zip(costs.plan.reduction_order, costs.reduce_s, strict=True):
         over_s = max(map(reduced.__getitem__, segment.ranks)) + seconds
         busy_s += seconds * len(segment.ranks)
         for rank in segment.ranks:

@@ -58,7 +58,7 @@ class Reducer:
         blocks = plan.pipelines[plan.locate(rank)[0]].blocks
         self._shares = [
             _Share(segment, segment.ranks.index(rank), BlockSums(layout, plan.block_count, self._block_size, blocks))
-            for segment in plan.segments
+            for segment in plan.reduction_order
             if rank in segment.ranks
             for layout in gradient_layouts(held[index] for index in segment.layers)
         ]

@@ -7,12 +7,15 @@ from typing import Any
 from holdfast.errors import UserError
 from holdfast.simulator.replay.baselines import Ideal, OnDemand, Reactive
 from holdfast.simulator.replay.bound import Hindsight
+from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
+from holdfast.simulator.replay.coordinated import replay as replay_coordinated
 from holdfast.simulator.replay.costs import MeasuredCosts, ParcaeCosts
 from holdfast.simulator.replay.holdfast import Holdfast, throughput
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.parcae import ParcaeFuture, ParcaeMoves, ParcaeReactive
 from holdfast.simulator.replay.published import Bamboo, Oobleck, Setting, Varuna
 from holdfast.simulator.replay.replaying import Outcome, Policy, replay
+from holdfast.simulator.replay.runtime import Runtime
 from holdfast.simulator.replay.table import Migration
 from holdfast.simulator.replay.trace import Trace
 from holdfast.simulator.replay.yields import Layouts
@@ -39,7 +42,8 @@ POLICIES = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What is replayed. `even`: layouts as measured; `uneven`: also pipelines of different depth, for those policies
-    that have them; `migration`: None where Parcae's constants are not known for the model."""
+    that have them; `migration`: None where Parcae's constants are not known for the model; `runtime`: None where too
+    little was measured for a coordinator to plan by."""
 
     trace: Trace
     even: Layouts
@@ -48,15 +52,19 @@ class Case:
     migration: Migration | None
     shallowest: int
     own: MeasuredCosts
+    runtime: Runtime | None = None
 
 
 def policies(case: Case) -> tuple[str, ...]:
     """Those that can be replayed: most charge Parcae's constants."""
-    return POLICIES if case.migration is not None else ("ideal", ON_DEMAND, "holdfast", "holdfast-reactive")
+    known = POLICIES if case.migration is not None else ("ideal", ON_DEMAND, "holdfast", "holdfast-reactive")
+    return (*known, COORDINATOR) if case.runtime is not None else known
 
 
 def run(case: Case, name: str) -> Outcome:
     """One of `policies(case)`. Raises: UserError: it is none of them."""
+    if name == COORDINATOR and case.runtime is not None:
+        return replay_coordinated(case.trace, case.runtime, case.own)
     return replay(case.trace, _policy(case, name), case.even)
 
 

@@ -10,6 +10,8 @@ from holdfast.simulator.replay.table import Table
 from holdfast.simulator.replay.yields import Depths, Spread
 
 Entry = tuple[int, int]
+# A fit has as many parameters.
+ENTRIES_MIN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +125,10 @@ def fit(table: Table, entries: Collection[Entry]) -> Fit:
     """
     from scipy.optimize import nnls  # here: it takes a third of a second to import
 
-    if len(entries) < 4 or table.layer_bytes is None:
-        raise UserError(f"table {table.name!r}: {len(entries)} entries; a fit needs 4 and the model's layers")
+    if len(entries) < ENTRIES_MIN or table.layer_bytes is None:
+        raise UserError(
+            f"table {table.name!r}: {len(entries)} entries; a fit needs {ENTRIES_MIN} and the model's layers"
+        )
     layers = len(table.layer_bytes) - 1
     rows, ones = [], []
     for pipelines, depth in sorted(entries):
