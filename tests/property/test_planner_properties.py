@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 from random import Random
 from typing import TypeVar
@@ -220,6 +221,24 @@ def test_cuts_are_as_good_as_the_best_of_all_that_fit_with_what_is_in_flight(cos
             times = [time_of(costs, span.start, span.stop) for span in chain.cuts]
             assert len(times) == depth
             assert (max(times), sum(times)) == (min(bottlenecks), chain.latency - costs.load)
+
+
+@given(requests())
+def test_cuts_that_are_kept_move_less_than_the_fastest_which_are_told_besides(request: Request) -> None:
+    try:
+        decision = plan(request)
+    except NoPlanError:
+        return
+    fresh = plan(replace(request, held={}))
+    if (swiftest := decision.swiftest) is None:
+        assert not any(reason.startswith("cuts:") for reason in decision.reasons)
+        return
+
+    assert decision.moved_bytes < swiftest.moved_bytes
+    assert decision.copies >= swiftest.copies
+    assert swiftest.step_cost == fresh.step_cost
+    assert swiftest.swiftest is None
+    assert len(decision.plan.slots) == len(swiftest.plan.slots)
 
 
 @settings(max_examples=200)

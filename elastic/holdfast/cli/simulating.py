@@ -14,8 +14,17 @@ from holdfast.cli.profiling import measure, size_text
 from holdfast.control.job import Job, job_for
 from holdfast.errors import UserError
 from holdfast.planner.profile import Profile
-from holdfast.simulator.replay.advising import advise
-from holdfast.simulator.replay.comparing import Case, Prices, as_json, bound, policies, run
+from holdfast.simulator.replay.advising import advise, advise_copies
+from holdfast.simulator.replay.comparing import (
+    Case,
+    Prices,
+    as_json,
+    bound,
+    goodput_by_copies,
+    run,
+    usual_policies,
+)
+from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
 from holdfast.simulator.replay.costs import MeasuredCosts
 from holdfast.simulator.replay.drawing import draw
 from holdfast.simulator.replay.fitting import ENTRIES_MIN
@@ -67,8 +76,9 @@ def simulate(wish: SimulateWish, *, as_json: bool) -> None:
     if wish.notice_s is not None:
         trace = trace.noticed(wish.notice_s)
     case = _of_table(wish, trace, spec) if wish.table is not None else _of_program(wish, spec, trace)
-    outcomes = [run(case, name) for name in wish.policies or policies(case)]
+    outcomes = [run(case, name) for name in wish.policies or usual_policies(case)]
     sentences = advise(trace, case.uneven, _SAVE_S)
+    sentences += [advise_copies(goodput_by_copies(case, one)) for one in outcomes if one.policy == COORDINATOR]
     most = bound(case)
     if wish.png is not None:
         draw(trace, outcomes, wish.png)

@@ -58,3 +58,14 @@ def test_wrong_input_is_named(arguments: tuple[str, ...], words: list[str], hold
     assert code == 2
     for word in words:
         assert word in errors
+
+
+def test_the_real_coordinator_is_asked_too_and_copies_are_advised(holdfast: Holdfast, spec: Path) -> None:
+    code, output, _ = holdfast("simulate", spec, "--trace", TRACE, *TABLE, "--policy", "coordinator", "--json")
+
+    assert code == 0
+    told = json.loads(output)
+    (policy,) = told["policies"]
+    assert policy["policy"] == "coordinator"
+    assert 0.9 < policy["goodput"] < 1.0
+    assert any(sentence.startswith("snapshots.copies: 3; the coordinator reaches") for sentence in told["advice"])

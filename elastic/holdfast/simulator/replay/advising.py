@@ -1,5 +1,7 @@
-"""What a trace teaches about a job: how many nodes to ask for, which minimum, how often to write a checkpoint."""
+"""What a trace teaches about a job: how many nodes to ask for, which minimum, how often to write a checkpoint, how many
+copies to keep in RAM."""
 
+from collections.abc import Mapping
 from math import sqrt
 
 from holdfast.simulator.replay.trace import Trace
@@ -9,11 +11,24 @@ from holdfast.simulator.replay.yields import NOTHING, Layouts
 _WORTHWHILE = 0.25
 # Of the time, as many nodes as the minimum should be there.
 _THERE = 0.99
+# Of the ideal, what one more copy in RAM should yield.
+_COPY_YIELDS = 0.001
 
 
 def advise(trace: Trace, layouts: Layouts, save_s: float) -> list[str]:
     """A sentence each. `save_s`: what writing a checkpoint takes away from training."""
     return [_wanted(trace, layouts), _minimum(trace, layouts), _checkpoints(trace, save_s)]
+
+
+def advise_copies(goodputs: Mapping[int, float]) -> str:
+    """`goodputs`: by `snapshots.copies`, ascending."""
+    counts = list(goodputs)
+    best = counts[0]
+    for count in counts[1:]:
+        if goodputs[count] >= goodputs[best] + _COPY_YIELDS:
+            best = count
+    told = ", ".join(f"{goodputs[count]:.1%} with {count}" for count in counts)
+    return f"snapshots.copies: {best}; the coordinator reaches {told}"
 
 
 def wanted_nodes(most: int, layouts: Layouts) -> int:

@@ -1,10 +1,11 @@
 """Which policies there are, all of them on one trace, and what to make of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.errors import UserError
+from holdfast.simulator.replay.accounting import REDONE
 from holdfast.simulator.replay.baselines import Ideal, OnDemand, Reactive
 from holdfast.simulator.replay.bound import Hindsight
 from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
@@ -37,6 +38,9 @@ POLICIES = (
     "holdfast",
     "holdfast-reactive",
 )
+# Of changes times nodes: so many take the real coordinator about a minute.
+_COORDINATED_MAX = 50_000
+_MORE_COPIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,28 @@ def policies(case: Case) -> tuple[str, ...]:
     """Those that can be replayed: most charge Parcae's constants."""
     known = POLICIES if case.migration is not None else ("ideal", ON_DEMAND, "holdfast", "holdfast-reactive")
     return (*known, COORDINATOR) if case.runtime is not None else known
+
+
+def usual_policies(case: Case) -> tuple[str, ...]:
+    """Those to replay where none is asked for: not the real coordinator where its planning would take minutes."""
+    if len(case.trace.changes) * case.trace.most_nodes <= _COORDINATED_MAX:
+        return policies(case)
+    return tuple(name for name in policies(case) if name != COORDINATOR)
+
+
+def goodput_by_copies(case: Case, known: Outcome) -> dict[int, float]:
+    """What the coordinator reaches with as many copies in RAM as the job asks for (`known`), and with one and two more,
+    as far as steps are done again for want of one."""
+    assert case.runtime is not None, "there is a coordinator"
+    job, found = case.runtime.job, {case.runtime.job.copies: known.goodput}
+    outcome = known
+    for more in range(1, _MORE_COPIES + 1):
+        if not job.has_snapshots or not outcome.lost_samples.get(REDONE):
+            break
+        runtime = replace(case.runtime, job=replace(job, copies=job.copies + more))
+        outcome = replay_coordinated(case.trace, runtime, case.own)
+        found[runtime.job.copies] = outcome.goodput
+    return found
 
 
 def run(case: Case, name: str) -> Outcome:
