@@ -13,6 +13,7 @@ sys.path.insert(0, sys.path.pop(0).rpartition("/")[0])  # in this folder `operat
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.harness.processes import REPOSITORY
@@ -57,6 +58,7 @@ def main() -> None:
         "aws_p3_goodput_own": p3["goodput"]["holdfast"],
         "aws_p3_goodput_own_noticed": p3["goodput"]["holdfast noticed"],
         "aws_p3_goodput_coordinator": p3["goodput"][COORDINATOR],
+        "aws_p3_goodput_coordinator_silent": p3["goodput"][f"{COORDINATOR} silent"],
         "aws_p3_goodput_coordinator_by_copies": p3["coordinator_by_copies"],
         "aws_p3_bound": p3["bound"],
         "baselines": {name: p3["goodput"][name] for name in PUBLISHED},
@@ -90,6 +92,7 @@ def _trace(table: Table, file: str) -> dict[str, Any]:
     noticed = _case(table, file, notice_s=NOTICE_S)
     outcomes |= {f"{name} noticed": run(noticed, name) for name in ("holdfast", "holdfast-reactive", COORDINATOR)}
     by_copies = goodput_by_copies(case, outcomes[COORDINATOR])
+    outcomes[f"{COORDINATOR} silent"] = run(replace(case, own=case.own.silent()), COORDINATOR)
     progress(f"{file}: {', '.join(f'{name} {outcome.goodput:.1%}' for name, outcome in outcomes.items())}")
     ours = [name for name in outcomes if name.startswith("holdfast") and "reactive" not in name]
     most = bound(case)

@@ -1,6 +1,5 @@
 """Which layout a generation starts with: the fastest, or one that moves less if it is worth more."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.control.job import Job
@@ -34,27 +33,22 @@ def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...],
         if 0 < len(holding) < len(staying):
             other = _planned(job, view, profile, holding, basis)
             if other is not None and other.copies >= min(decided.copies, request.copies):
-                known.append(other)
+                known.append(_with_reason(other, decided, move_s(profile, decided.plan, at_hand)))
         known += [one.swiftest for one in known if one.swiftest is not None]
         if len(known) > 1:
-            decided = _most_worth(
-                job, view, basis, outlook, known, [_option(job, profile, one, at_hand) for one in known]
-            )
+            options = [Option(1 / step_s(job, one.plan, profile), move_s(profile, one.plan, at_hand)) for one in known]
+            left_s = min(HORIZON_S, (job.steps - basis.version.step) / min(option.rate for option in options))
+            fewest = min(len(one.plan.nodes) for one in known)
+            decided = known[best(options, outlook.loss_per_s(fewest, len(view.nodes)), left_s)]
     return replace(decided, reasons=(*slow_slots(measured, staying), *decided.reasons))
 
 
-def _most_worth(
-    job: Job, view: View, basis: Basis, outlook: Outlook, known: Sequence[Decision], options: Sequence[Option]
-) -> Decision:
-    fewest = min(known, key=lambda one: len(one.plan.nodes)).plan.nodes
-    left_s = min(HORIZON_S, (job.steps - basis.version.step) / min(option.rate for option in options))
-    at = best(options, outlook.loss_per_s(len(fewest), len(view.nodes)), left_s)
-    left_out = sorted(set(known[0].plan.slots) - set(known[at].plan.slots))
-    if not left_out:
-        return known[at]
-    took = f"{options[0].transition_s:.3g} s to get them their layers are not worth it"
-    why = f"idle: {', '.join(map(str, left_out))}; {took}"
-    return replace(known[at], reasons=(*known[at].reasons, why))
+def _with_reason(one: Decision, fastest: Decision, seconds: float) -> Decision:
+    """Which says why slots of the fastest layout idle; `seconds`: what their layers would take to get there."""
+    left_out = ", ".join(str(slot) for slot in fastest.plan.slots if slot not in one.plan.slots)
+    why = f"idle: {left_out}; {seconds:.3g} s to get them their layers are not worth it"
+    swiftest = one.swiftest and replace(one.swiftest, reasons=(*one.swiftest.reasons, why))
+    return replace(one, reasons=(*one.reasons, why), swiftest=swiftest)
 
 
 def _planned(job: Job, view: View, profile: Profile, slots: tuple[SlotId, ...], basis: Basis) -> Decision | None:
@@ -71,7 +65,3 @@ def _at_hand(basis: Basis, slots: tuple[SlotId, ...]) -> dict[SlotId, frozenset[
         for node in nodes:
             in_ram.setdefault(node, set()).add(layer)
     return {slot: basis.held.get(slot, frozenset()) | in_ram.get(slot.node, set()) for slot in slots}
-
-
-def _option(job: Job, profile: Profile, one: Decision, held: Mapping[SlotId, frozenset[int]]) -> Option:
-    return Option(1 / step_s(job, one.plan, profile), move_s(profile, one.plan, held))

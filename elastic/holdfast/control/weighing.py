@@ -22,28 +22,43 @@ from holdfast.planner.worth import HORIZON_S, Option, best
 _FORMING_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weighed:
-    """`is_safer`: layers have more of the copies that are wanted."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """To another layout: what a step of it takes, and what gets there."""
 
-    before_s: float  # a step of the layout that runs
     after_s: float
     transition_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """`changes`: the layouts that a new generation would choose among. `is_safer`: layers have more of the copies that
+    are wanted."""
+
+    before_s: float  # a step of the layout that runs
+    changes: tuple[Change, ...]
     is_safer: bool
+
+    @property
+    def fastest(self) -> Change:
+        """By its step."""
+        return min(self.changes, key=lambda change: (change.after_s, change.transition_s))
 
     @property
     def gain(self) -> float:
         """Of each step, a share; below 0 where it would take longer."""
-        return 1 - self.after_s / self.before_s
+        return 1 - self.fastest.after_s / self.before_s
 
     def is_worth(self, steps: int, loss_per_s: float) -> bool:
         """More than to go on as it is, for so many more steps."""
-        options = [Option(1 / self.before_s, 0.0), Option(1 / self.after_s, self.transition_s)]
-        return best(options, loss_per_s, min(HORIZON_S, steps * self.before_s)) == 1
+        options = [Option(1 / self.before_s, 0.0)]
+        options += [Option(1 / change.after_s, change.transition_s) for change in self.changes]
+        return best(options, loss_per_s, min(HORIZON_S, steps * self.before_s)) > 0
 
 
 def weigh(job: Job, view: View, measured: Measured, slots: tuple[SlotId, ...]) -> Weighed | None:
-    """The best layout for these slots. `measured`: with the costs of all layers. None: there is nothing to weigh."""
+    """The best layout for these slots, with cuts close to what they hold and with the fastest ones. None: there is
+    nothing to weigh. `measured`: with the costs of all layers."""
     running = view.start.plan if view.start is not None else None
     if running is None or not slots:
         return None
@@ -54,10 +69,11 @@ def weigh(job: Job, view: View, measured: Measured, slots: tuple[SlotId, ...]) -
     except NoPlanError:
         return None
     domains = {node: record.domain for node, record in view.nodes.items()}
+    forming_s = _forming_s(job, view)
+    known = [one.plan for one in (other, other.swiftest) if one is not None]
     return Weighed(
         before_s=step_s(job, running, profile),
-        after_s=step_s(job, other.plan, profile),
-        transition_s=_forming_s(job, view) + move_s(profile, other.plan, held),
+        changes=tuple(Change(step_s(job, one, profile), forming_s + move_s(profile, one, held)) for one in known),
         is_safer=_copies(running, domains) < min(other.copies, request.copies),
     )
 

@@ -85,6 +85,7 @@ def adds_up(outcome: Outcome) -> None:
     assert outcome.totals[-1] == outcome.samples
     assert outcome.times_s[-1] == pytest.approx(outcome.seconds)
     assert list(outcome.times_s) == sorted(outcome.times_s)
+    assert all(seconds >= 0 for seconds in outcome.stalled_s.values())
 
 
 def lost_s(outcome: Outcome, *causes: str) -> float:
@@ -98,19 +99,17 @@ def test_a_quiet_trace_loses_its_start_and_the_step_that_does_not_end() -> None:
     assert outcome.generations == 1
     step_s = BATCH / runtime().layouts.best(4).rate
     assert lost_s(outcome, "start") == pytest.approx(COSTS.start_up_s + COSTS.join_s, abs=0.1)
-    assert 0 <= lost_s(outcome, "loss") <= step_s
+    assert 0 <= lost_s(outcome, "unfinished step") <= step_s
     assert outcome.goodput > 0.98
 
 
 def test_a_loss_takes_what_it_takes_and_the_step_in_flight() -> None:
     outcome = replay(trace(starts(0, 1, 2, 3), Change(at_s=500.0, left=names(1))), runtime(), COSTS)
-    quiet = replay(trace(starts(0, 1, 2, 3)), runtime(), COSTS)
 
     adds_up(outcome)
     assert outcome.generations == 2
     step_s = BATCH / runtime().layouts.best(4).rate
-    lost = lost_s(outcome, "loss") - lost_s(quiet, "loss")
-    assert COSTS.loss_s - step_s <= lost <= COSTS.loss_s + 2 * step_s
+    assert COSTS.loss_s <= lost_s(outcome, "loss") <= COSTS.loss_s + step_s + 0.1
     assert outcome.remote_bytes == 0
     assert lost_s(outcome, "redone") == 0
 
@@ -138,12 +137,38 @@ def test_what_no_memory_holds_comes_from_the_last_checkpoint() -> None:
 
 def test_a_node_with_notice_is_drained_and_costs_less_than_a_loss() -> None:
     gone = trace(starts(0, 1, 2, 3), Change(at_s=500.0, left=names(1)))
-    quiet = replay(trace(starts(0, 1, 2, 3)), runtime(), COSTS)
     outcome = replay(gone.noticed(30.0), runtime(), COSTS)
 
     adds_up(outcome)
     assert lost_s(outcome, "drain") == pytest.approx(COSTS.drain_s, abs=0.05)
-    assert lost_s(outcome, "loss") <= lost_s(quiet, "loss") + BATCH / runtime().layouts.best(3).rate
+    assert lost_s(outcome, "loss") == 0
+
+
+def test_a_name_that_was_drained_may_come_back() -> None:
+    changes = (starts(0, 1, 2, 3), Change(at_s=200.0, left=names(1)), Change(at_s=400.0, joined=names(1)))
+    outcome = replay(trace(*changes).noticed(30.0), runtime(), COSTS)
+
+    adds_up(outcome)
+    assert outcome.happenings[-1].used == 4
+
+
+def test_a_notice_that_comes_before_a_node_is_warm_is_not_forgotten() -> None:
+    changes = (starts(0, 1, 2), Change(at_s=200.0, joined=names(3)), Change(at_s=320.0, left=names(3)))
+    outcome = replay(trace(*changes).noticed(119.0), runtime(), COSTS)
+
+    adds_up(outcome)
+    assert lost_s(outcome, "loss") == 0
+
+
+def test_steps_that_were_gone_back_from_and_never_done_again_do_not_count() -> None:
+    tight = runtime(memory=6 * LAYER_BYTES, has_snapshots=False)
+    costs = replace(COSTS, checkpoint_steps=100)
+    lost = replay(trace(starts(0, 1, 2), Change(at_s=995.0, left=names(0))), tight, costs)
+    whole = replay(trace(starts(0, 1, 2)), tight, costs)
+
+    adds_up(lost)
+    assert lost.samples <= whole.samples - BATCH
+    assert lost.samples % (100 * BATCH) == pytest.approx(0, abs=1e-6)
 
 
 def test_newcomers_of_one_moment_are_one_generation() -> None:
@@ -196,4 +221,4 @@ def test_the_published_trace_is_replayed_to_its_end() -> None:
 
     adds_up(outcome)
     assert outcome.lost_samples.get("failed", 0.0) == 0.0
-    assert outcome.goodput >= 0.95
+    assert outcome.goodput >= 0.97, "reductions in rounds, cuts and newcomers weighed"

@@ -4,7 +4,7 @@ from holdfast.simulator.replay.replaying import SLOWER, Happening, Outcome
 from holdfast.simulator.replay.trace import Trace
 from holdfast.simulator.replay.yields import Layouts
 
-REDONE = "redone"
+REDONE, UNFINISHED = "redone", "unfinished step"
 
 
 class Account:
@@ -29,6 +29,15 @@ class Account:
             self.to(start_s + (stop_s - start_s) * again / (last - first), 0.0, REDONE)
         self.to(stop_s, rate, SLOWER)
         self._most_steps = max(self._most_steps, last)
+
+    def finish(self, step: int, samples_a_step: int) -> Outcome:
+        """The end, at which so many steps are committed: what was gone back from and not done again counts no more."""
+        lost = max(0, self._most_steps - step) * samples_a_step
+        self.outcome.samples -= lost
+        self.outcome.totals[-1] = self.outcome.samples
+        if lost:
+            self.outcome.lost_samples[REDONE] += lost
+        return self.outcome
 
     def to(self, until_s: float, rate: float, cause: str) -> None:
         """Until then so many samples a second were committed; what is short of the ideal is lost to `cause`."""

@@ -53,7 +53,7 @@ from holdfast.model.records import (
     Version,
 )
 from holdfast.planner.timeline import estimate
-from holdfast.simulator.replay.accounting import Account
+from holdfast.simulator.replay.accounting import UNFINISHED, Account
 from holdfast.simulator.replay.baselines import JOIN, LOSS, START
 from holdfast.simulator.replay.costs import MeasuredCosts
 from holdfast.simulator.replay.crew import Crew
@@ -64,8 +64,8 @@ from holdfast.simulator.replay.trace import Trace
 NAME = "coordinator"
 DRAIN, BALANCE, FAILED = "drain", "balance", "failed"
 _CAUSES = {Cause.START: START, Cause.DRAIN: DRAIN, Cause.JOIN: JOIN, Cause.RESUME: JOIN, Cause.BALANCE: BALANCE}
-# Of what a loss takes (`MeasuredCosts.loss_s`): until the leader knows of it, and until the survivors have stopped.
-_DETECT_S, _STOP_S = 0.1, 0.05
+# Of what a loss takes (`MeasuredCosts.loss_s`): until the survivors have stopped.
+_STOP_S = 0.05
 # How often the coordinator is told of commits beyond a generation's first.
 _TOLD_S = 10.0
 
@@ -117,6 +117,8 @@ class _Run:
         self._broken = 0  # the newest generation that lost somebody while it formed
         self._training: _Training | None = None
         self._stalled: str | None = START
+        self._step = 0  # committed, and not gone back from
+        self._leave_by_s: dict[NodeId, float] = {}  # of those with notice
         self._checkpoints: tuple[CheckpointRef, ...] = ()
         self._step_s: dict[Plan, float] = {}
 
@@ -131,8 +133,8 @@ class _Run:
             due.happen()
         self._now_s = self._trace.duration_s
         self._train()
-        self._account.to(self._now_s, 0.0, self._stalled or LOSS)
-        return self._account.outcome
+        self._account.to(self._now_s, 0.0, self._stalled or UNFINISHED)
+        return self._account.finish(self._step, self._runtime.layouts.global_batch)
 
     def _at(self, at_s: float, happen: Callable[[], None]) -> None:
         heappush(self._agenda, _Due(at_s, next(self._order), happen))
@@ -144,8 +146,13 @@ class _Run:
             self._at(max(0.0, at_s - notice_s), partial(self._warn, left, min(notice_s, at_s)))
 
     def _warn(self, nodes: Sequence[NodeId], grace_s: float) -> None:
-        here = [node for node in nodes if node in self._crew.nodes]
-        self._tell(*(DrainChanged(n, DrainRecord(node=n, grace_s=grace_s, reason="taken back")) for n in here))
+        """One that is not warm yet says it once it is."""
+        self._leave_by_s |= dict.fromkeys(nodes, self._now_s + grace_s)
+        self._tell(*(self._drained(node) for node in nodes if node in self._crew.nodes))
+
+    def _drained(self, node: NodeId) -> DrainChanged:
+        left_s = max(0.0, self._leave_by_s[node] - self._now_s)
+        return DrainChanged(node, DrainRecord(node=node, grace_s=left_s, reason="taken back"))
 
     def _change(self, joined: Sequence[NodeId], left: Sequence[NodeId]) -> None:
         self._leave(left)
@@ -155,14 +162,17 @@ class _Run:
 
     def _come(self, node: NodeId, joined_s: float) -> None:
         """It is warm, if it is still there."""
-        if self._joined_s.get(node) == joined_s:
-            self._tell(NodeChanged(node, self._crew.add(node)))
+        if self._joined_s.get(node) != joined_s:
+            return
+        events: list[Event] = [DrainChanged(node, None), NodeChanged(node, self._crew.add(node))]
+        self._tell(*events, *([self._drained(node)] if node in self._leave_by_s else []))
 
     def _leave(self, nodes: Sequence[NodeId]) -> None:
         """Without a word, but for those that were released before."""
         refused = []
         for node in nodes:
             self._joined_s.pop(node, None)
+            self._leave_by_s.pop(node, None)
             record = self._crew.lose(node)
             if record is None:
                 continue
@@ -172,7 +182,7 @@ class _Run:
                 self._stall(LOSS)
             elif self._generation is not None and node in {ref.slot.node for ref in self._generation.members}:
                 self._broken = self._generation.number
-        self._at(self._now_s + _DETECT_S, partial(self._tell, *refused))
+        self._at(self._now_s + self._costs.detect_s, partial(self._tell, *refused))
 
     # What the coordinator is told, and what it wants.
 
@@ -194,8 +204,10 @@ class _Run:
     def _carry_out(self, command: Command) -> None:
         """What nodes answer comes after all that was decided."""
         match command:
-            case WriteGeneration(record):
+            case WriteGeneration(record, _, drains):
                 self._stop(record)
+                if drains:  # honoured, and taken away
+                    self._at(self._now_s, partial(self._tell, *(DrainChanged(drain.node, None) for drain in drains)))
             case WriteStart(record):
                 self._form(record)
             case ReleaseDrain(record):
@@ -247,13 +259,14 @@ class _Run:
 
     def _forming_s(self, generation: GenerationRecord) -> float:
         if generation.stop is StopMode.ABORT:
-            return max(0.0, self._costs.loss_s - _DETECT_S - _STOP_S)
+            return max(0.0, self._costs.loss_s - self._costs.detect_s - _STOP_S)
         return self._costs.drain_s if generation.leavers else self._costs.join_s
 
     def _run(self, generation: GenerationRecord, start: StartRecord) -> None:
         if self._generation is not generation or self._broken == generation.number:
             return
         self._crew.settle(start)
+        self._step = start.version.step
         if start.plan is not None:
             training = _Training(start, start.plan, self._seconds(start.plan), self._now_s)
             self._training = training
@@ -288,7 +301,8 @@ class _Run:
         self._stalled = None
         rate = self._runtime.layouts.global_batch / training.step_s
         self._account.steps(first + begun, first + due, training.at_s(begun), training.at_s(due), rate)
-        version = Version(first + due, training.start.generation)
+        self._step = first + due
+        version = Version(self._step, training.start.generation)
         self._crew.committed(version, training.plan, due)
         commit = Commit(step=version.step, loss=1.0, grad_norm=None, time_s=self._now_s)
         self._tell(ProgressMade(ProgressRecord(generation=version.generation, commits=(commit,))))

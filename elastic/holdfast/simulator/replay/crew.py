@@ -79,7 +79,7 @@ class Crew:
             holders = {
                 layer: [str(plan.slots[rank].node) for rank in plan.holders(layer)] for layer in range(plan.layer_count)
             }
-            domains = {str(node): str(node) for node in self.nodes}
+            domains = {str(node): str(node) for node in self.nodes if node in plan.nodes}
             placed = peer_copies(holders, domains, self.job.layer_bytes, self.job.copies)
             lies = {stage.slot.node: set(stage.layers) for stage in plan.stages}
             for copyings in placed.copyings.values():
