@@ -54,7 +54,7 @@ def test_no_fault_changes_a_bit_or_loses_a_step(undisturbed: Ended, tmp_path: Pa
     assert ended.bits == undisturbed.bits
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3, 5])
+@pytest.mark.parametrize("seed", [0, 1, 3])
 def test_random_schedules_change_nothing(undisturbed: Ended, tmp_path: Path, seed: int) -> None:
     schedule = random_schedule(seed, STEPS)
     ended = disturbed(tmp_path, schedule.nodes, *schedule.faults, slots=schedule.slots, depth=schedule.depth)

@@ -1,5 +1,5 @@
 """Every plan interrupted at every point: each scenario runs once, then again for each action with a second fault after
-it: at every action a third of the faults, and every fault at a third of the actions.
+it: at every action a quarter of the faults, and every fault at a quarter of the actions.
 
 Whatever the point, the checkers hold, and the job completes, stops where that was asked for, or fails for want of a
 copy, which the checkers see to be true. Scenarios that lose at most one node at a time never fail.
@@ -51,7 +51,7 @@ SECOND_FAULTS = (
     freeze_agent("b", 5.0),
     skip_time(),
 )
-_SHARES = 3
+_SHARES = 4
 # Any node may go alone: layers of all others have a second copy.
 SAFE = ("a join", "a stop", "a drain of the coordinator's node")
 

@@ -114,7 +114,8 @@ async def running_kubelet(
     logs = _Logs()
     application = web.Application()
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", logs.answer)
-    runner = web.AppRunner(application, access_log=None)
+    # Whoever follows a log does not end by himself.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=plane.keys.ca)
     context.verify_mode = ssl.CERT_REQUIRED
