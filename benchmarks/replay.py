@@ -71,16 +71,16 @@ def main() -> None:
     tell(document, _table(document), arguments.json)
 
 
-def _case(table: Table, file: str, *, notice_s: float = 0.0) -> Case:
+def _case(table: Table, file: str) -> Case:
     assert table.layer_bytes is not None
     assert table.migration is not None
     return Case(
-        trace=load_trace(TRACES / file).noticed(notice_s),
+        trace=load_trace(TRACES / file).noticed(0.0),
         even=table.even(),
         uneven=table.uneven(),
         model=Model(table.layer_bytes),
         migration=table.migration,
-        shallowest=min(depth for _, depth in table.step_s),
+        shallowest=table.shallowest,
         own=MeasuredCosts(link_bytes_per_s=table.migration.link_bytes_per_s),
         runtime=of_table(table, SPEC),
     )
@@ -89,7 +89,7 @@ def _case(table: Table, file: str, *, notice_s: float = 0.0) -> Case:
 def _trace(table: Table, file: str) -> dict[str, Any]:
     case = _case(table, file)
     outcomes = {name: run(case, name) for name in policies(case)}
-    noticed = _case(table, file, notice_s=NOTICE_S)
+    noticed = replace(case, trace=case.trace.noticed(NOTICE_S))
     outcomes |= {f"{name} noticed": run(noticed, name) for name in ("holdfast", "holdfast-reactive", COORDINATOR)}
     by_copies = goodput_by_copies(case, outcomes[COORDINATOR])
     outcomes[f"{COORDINATOR} silent"] = run(replace(case, own=case.own.silent()), COORDINATOR)

@@ -100,7 +100,7 @@ def _of_table(wish: SimulateWish, trace: Trace, spec: JobSpec) -> Case:
         uneven=measured.uneven(),
         model=Model(measured.layer_bytes),
         migration=measured.migration,
-        shallowest=min(depth for _, depth in measured.step_s),
+        shallowest=measured.shallowest,
         own=MeasuredCosts(
             link_bytes_per_s=link or MeasuredCosts().link_bytes_per_s, checkpoint_steps=spec.checkpoints.every
         ),

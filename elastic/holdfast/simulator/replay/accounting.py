@@ -13,14 +13,14 @@ class Account:
     def __init__(self, policy: str, trace: Trace, ideal: Layouts) -> None:
         self.outcome = Outcome(policy=policy, seconds=trace.duration_s, node_seconds=trace.node_seconds)
         self._stretches = [(s.stop_s, ideal.best(s.nodes).rate) for s in trace.stretches()]
-        self._at, self._now_s = 0, 0.0
+        self._at = 0
         self._most_steps = 0  # committed ever
 
     def began(self, at_s: float, layout: str, used: int, cause: str) -> None:
         """A generation runs, after a stall for this cause."""
         self.outcome.generations += 1
-        stall_s = at_s - self._now_s
-        self.outcome.happenings.append(Happening(self._now_s, layout, used, stall_s, (cause,)))
+        now_s = self.outcome.now_s
+        self.outcome.happenings.append(Happening(now_s, layout, used, at_s - now_s, (cause,)))
 
     def steps(self, first: int, last: int, start_s: float, stop_s: float, rate: float) -> None:
         """Steps (first, last] were committed in that time; those that were committed before count as lost time."""
@@ -42,17 +42,11 @@ class Account:
     def to(self, until_s: float, rate: float, cause: str) -> None:
         """Until then so many samples a second were committed; what is short of the ideal is lost to `cause`."""
         outcome = self.outcome
-        while self._now_s < until_s:
-            while self._at < len(self._stretches) - 1 and self._stretches[self._at][0] <= self._now_s:
+        while (now_s := outcome.now_s) < until_s:
+            while self._at < len(self._stretches) - 1 and self._stretches[self._at][0] <= now_s:
                 self._at += 1
             end_s, ideal = self._stretches[self._at]
-            stop_s = min(until_s, end_s) if end_s > self._now_s else until_s
-            seconds = stop_s - self._now_s
-            outcome.samples += rate * seconds
-            outcome.ideal_samples += ideal * seconds
-            outcome.lost_samples[cause] += (ideal - rate) * seconds
+            stop_s = min(until_s, end_s) if end_s > now_s else until_s
+            outcome.add(stop_s, rate, ideal, cause)
             if not rate:
-                outcome.stalled_s[cause] += seconds
-            outcome.times_s.append(stop_s)
-            outcome.totals.append(outcome.samples)
-            self._now_s = stop_s
+                outcome.stalled_s[cause] += stop_s - now_s

@@ -92,11 +92,12 @@ class Crew:
         """What this start takes."""
         size, link = self.job.layer_bytes, Link(bytes_per_s=self.link_bytes_per_s)
         sent = [(move.source, move.target, size[move.layer]) for move in start.transfers]
-        fetched = [(one.target, size[one.layer]) for one in start.restores if one.target.node not in one.sources]
+        far = [one for one in start.restores if one.target.node not in one.sources]
+        fetched = [(one.target, size[one.layer]) for one in far]
+        remote_bytes = sum(size[one.layer] for one in far if not one.sources)
         return Moves(
-            moved_bytes=sum(nbytes for _, _, nbytes in sent)
-            + sum(size[one.layer] for one in start.restores if one.sources and one.target.node not in one.sources),
-            remote_bytes=sum(size[one.layer] for one in start.restores if not one.sources),
+            moved_bytes=sum(nbytes for _, _, nbytes in sent) + sum(nbytes for _, nbytes in fetched) - remote_bytes,
+            remote_bytes=remote_bytes,
             seconds=move_seconds(replace(self.job.profile, between_nodes=link), sent, fetched),
         )
 

@@ -84,6 +84,20 @@ class Outcome:
         """Share of what the best plan for the nodes present would have committed if transitions were free."""
         return self.samples / self.ideal_samples if self.ideal_samples else 1.0
 
+    @property
+    def now_s(self) -> float:
+        """As far as it is told."""
+        return self.times_s[-1]
+
+    def add(self, until_s: float, rate: float, ideal: float, cause: str) -> None:
+        """Until then so many samples a second were committed; what is short of the ideal's is lost to `cause`."""
+        seconds = until_s - self.now_s
+        self.samples += rate * seconds
+        self.ideal_samples += ideal * seconds
+        self.lost_samples[cause] += (ideal - rate) * seconds
+        self.times_s.append(until_s)
+        self.totals.append(self.samples)
+
     def committed(self, at_s: float) -> float:
         """Samples by then."""
         at = bisect_right(self.times_s, at_s)
@@ -120,7 +134,6 @@ class _Replay:
         self._trace, self._policy, self._ideal = trace, policy, ideal
         self._present: dict[NodeId, float] = {}
         self._outcome = Outcome(policy=policy.name, seconds=trace.duration_s)
-        self._now_s = 0.0
         self._rate = 0.0
         self._stalls: list[tuple[float, str]] = []  # (until, cause), in order
 
@@ -172,13 +185,9 @@ class _Replay:
         self._run(until_s, self._rate, ideal, SLOWER if self._rate else WAITING)
 
     def _run(self, until_s: float, rate: float, ideal: float, cause: str) -> None:
-        seconds = until_s - self._now_s
-        if seconds <= 0:
-            return
-        outcome = self._outcome
-        outcome.samples += rate * seconds
-        outcome.ideal_samples += ideal * seconds
-        outcome.lost_samples[cause] += (ideal - rate) * seconds
-        outcome.times_s.append(until_s)
-        outcome.totals.append(outcome.samples)
-        self._now_s = until_s
+        if until_s > self._now_s:
+            self._outcome.add(until_s, rate, ideal, cause)
+
+    @property
+    def _now_s(self) -> float:
+        return self._outcome.now_s

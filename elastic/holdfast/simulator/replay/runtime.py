@@ -50,7 +50,7 @@ def of_table(table: Table, spec: JobSpec) -> Runtime:
         microbatches=table.microbatches,
         profile=profile,
     )
-    memory = _memory(job, min(depth for _, depth in table.step_s))
+    memory = _memory(job, table.shallowest)
     return of_program(replace(job, memory_per_slot_bytes=memory), table.global_batch)
 
 

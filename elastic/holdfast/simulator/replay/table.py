@@ -39,6 +39,11 @@ class Table:
     layer_bytes: tuple[int, ...] | None = None
     migration: Migration | None = None
 
+    @property
+    def shallowest(self) -> int:
+        """Stages of the pipelines that have the fewest."""
+        return min(depth for _, depth in self.step_s)
+
     def rate(self, pipelines: int, depth: int) -> float:
         """Samples a second as measured."""
         return self.global_batch / self.step_s[pipelines, depth]
