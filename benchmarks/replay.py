@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.harness.processes import REPOSITORY
 from benchmarks.harness.results import machine, parser, progress, tell
-from holdfast.simulator.replay.comparing import Case, bound, goodput_by_copies, policies, run
+from holdfast.simulator.replay.comparing import bound, case_of_table, goodput_by_copies, policies, run
 from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
 from holdfast.simulator.replay.costs import MeasuredCosts
 from holdfast.simulator.replay.fitting import chosen, errors, every_other, fit
@@ -27,7 +27,6 @@ from holdfast.simulator.replay.generating import Pattern, generate
 from holdfast.simulator.replay.holdfast import Holdfast
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.replaying import Outcome, replay, worst_window
-from holdfast.simulator.replay.runtime import of_table
 from holdfast.simulator.replay.table import Table, load_table
 from holdfast.spec import JobSpec
 
@@ -71,23 +70,8 @@ def main() -> None:
     tell(document, _table(document), arguments.json)
 
 
-def _case(table: Table, file: str) -> Case:
-    assert table.layer_bytes is not None
-    assert table.migration is not None
-    return Case(
-        trace=load_trace(TRACES / file).noticed(0.0),
-        even=table.even(),
-        uneven=table.uneven(),
-        model=Model(table.layer_bytes),
-        migration=table.migration,
-        shallowest=table.shallowest,
-        own=MeasuredCosts(link_bytes_per_s=table.migration.link_bytes_per_s),
-        runtime=of_table(table, SPEC),
-    )
-
-
 def _trace(table: Table, file: str) -> dict[str, Any]:
-    case = _case(table, file)
+    case = case_of_table(table, load_trace(TRACES / file).noticed(0.0), SPEC)
     outcomes = {name: run(case, name) for name in policies(case)}
     noticed = replace(case, trace=case.trace.noticed(NOTICE_S))
     outcomes |= {f"{name} noticed": run(noticed, name) for name in ("holdfast", "holdfast-reactive", COORDINATOR)}

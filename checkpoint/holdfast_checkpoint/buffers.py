@@ -7,7 +7,6 @@ import ctypes
 import errno
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +116,6 @@ class LayerBuffers:
             if buffer is not None:
                 buffer.close()
         self._pair = [None, None]
-
-
-def choose(held: Sequence[Version | None], version: Version, keep: Version | None) -> int | None:
-    """Which of the buffers that hold `held` to write `version` to; None: a kept one holds it, there is nothing to do.
-
-    Never one that holds `keep`. Where there is a choice: the one with that version, else one with none, else the older.
-    """
-    if version in held:
-        return None if version == keep else held.index(version)
-    free = [at for at, other in enumerate(held) if other is None or other != keep]
-    return min(free, key=lambda at: held[at] or (-1, -1))
 
 
 def _map(fd: int, size: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import errno
 import logging
 import mmap
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,10 @@ from holdfast_checkpoint.digest import Digest, check_chunk, chunks_of
 from holdfast_checkpoint.errors import CheckpointError, CorruptError, StorageError
 from holdfast_checkpoint.held_file import HeldFile, give_back, read_into
 from holdfast_checkpoint.ram_folder import Note, RamFolder, forget_file, memory_file
+from holdfast_checkpoint.sparing import FETCHED, KINDS, OWN, kind_of
 from holdfast_checkpoint.stamp import STAMP_BYTES, is_spoilt, version_of
 
 log = logging.getLogger(__name__)
-
-OWN, PEER, FETCHED = "own", "peer", "fetched"
-_KINDS = (OWN, PEER, FETCHED)  # in the order in which they are preferred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ class Copy:
 
     @property
     def kind(self) -> str:
-        return self.origin.partition(":")[0]
+        return kind_of(self.origin)
 
     @property
     def is_overwritten(self) -> bool:
@@ -194,16 +192,16 @@ class RamTier:
         """Whole copies of it, this node's own first."""
         named = (c for c in self._copies.values() if (c.layer, c.step, c.generation) == (layer, step, generation))
         found = self._whole(list(named))
-        return tuple(sorted(found, key=lambda copy: (_KINDS.index(copy.kind), copy.origin)))
+        return tuple(sorted(found, key=lambda copy: (KINDS.index(copy.kind), copy.origin)))
 
     def copies(self) -> tuple[Copy, ...]:
         """All that are whole."""
         return tuple(self._whole(list(self._copies.values())))
 
-    def versions(self) -> Mapping[tuple[int, int], frozenset[int]]:
-        """By (step, generation), ascending: the layers of which a whole copy is here."""
+    def versions(self, kinds: Collection[str] = KINDS) -> Mapping[tuple[int, int], frozenset[int]]:
+        """By (step, generation), ascending: the layers of which a whole copy of one of these kinds is here."""
         found: dict[tuple[int, int], set[int]] = {}
-        for copy in self.copies():
+        for copy in (copy for copy in self.copies() if copy.kind in kinds):
             found.setdefault(copy.version, set()).add(copy.layer)
         return {version: frozenset(found[version]) for version in sorted(found)}
 
@@ -225,7 +223,7 @@ class RamTier:
 
     def bytes_held(self) -> Mapping[str, int]:
         """By kind of origin. "own" counts what this node's workers hold too, not twice as much."""
-        held = dict.fromkeys(_KINDS, 0)
+        held = dict.fromkeys(KINDS, 0)
         for copy in self._copies.values():
             held[copy.kind] += copy.digest.size
         return held
@@ -284,7 +282,7 @@ def _note(copy: Copy) -> Note:
 
 
 def _checked(origin: str) -> str:
-    if origin.partition(":")[0] not in _KINDS:
+    if kind_of(origin) not in KINDS:
         raise ValueError(f"origin {origin!r} is none of own:<slot index>, peer:<node>, fetched")
     return origin
 

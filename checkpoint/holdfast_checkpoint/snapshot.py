@@ -11,10 +11,11 @@ from queue import SimpleQueue
 
 import torch
 
-from holdfast_checkpoint.buffers import LayerBuffers, choose
+from holdfast_checkpoint.buffers import LayerBuffers
 from holdfast_checkpoint.copying import yield_to_training
 from holdfast_checkpoint.copyist import Attempt, Copyist, Taken, TakenBlob, Target
 from holdfast_checkpoint.layer_blob import LayerState
+from holdfast_checkpoint.sparing import choose
 from holdfast_checkpoint.stamp import Version
 
 __all__ = ["LayerState", "Snapshotter", "Taken", "TakenBlob"]

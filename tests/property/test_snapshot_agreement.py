@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from holdfast.control.snapshotting import Standing, Tally
 from holdfast.model.messages import Copied, FromWorker, SnapshotBegun, Snapshotted, Uploaded
 from holdfast.model.records import Action, StartRecord, Version
 from holdfast.spec import JobSpec
-from holdfast.worker.snapshots import Snapshots, Standing, Tally
+from holdfast.worker.snapshots import Snapshots
 from holdfast_checkpoint.errors import StorageError
 from holdfast_checkpoint.snapshot import Taken
 
@@ -69,14 +70,14 @@ class Rank:
         self.start, self.kept, self.copied = start, start.kept, set()
         self.policy.enter(start)
         if self.told in self.buffers.whole:
-            self.late.append(Copied(generation=start.generation, version=self.told))
+            self.late.append(Copied(generation=start.generation, version=self.told, layers=()))
 
     def hear(self, message: FromWorker) -> None:
         assert self.start is not None
         match message:
             case Snapshotted(version=version, for_checkpoint=for_checkpoint):
                 self.told = version
-                self.late.append(Copied(generation=self.start.generation, version=version))
+                self.late.append(Copied(generation=self.start.generation, version=version, layers=()))
                 if for_checkpoint:
                     self.uploading.add(version)
                     self.late.append(Uploaded(version=version))

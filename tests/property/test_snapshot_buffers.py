@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_checkpoint import copying, copyist
-from holdfast_checkpoint.buffers import choose
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.layer_blob import LayerState, map_blob, read_layer
 from holdfast_checkpoint.ram import RamTier
 from holdfast_checkpoint.snapshot import Snapshotter, Taken
+from holdfast_checkpoint.sparing import choose
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoint"
 VERSIONS = st.tuples(st.integers(0, 5), st.integers(1, 2))

@@ -24,6 +24,7 @@ from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast_checkpoint.errors import CorruptError
 from holdfast_checkpoint.ram import Copy, RamTier
+from holdfast_checkpoint.sparing import newest_whole
 
 log = logging.getLogger(__name__)
 # Between two looks at whether the receiver still takes anything; so much over TLS is encrypted at once.
@@ -129,8 +130,8 @@ class Serving:
         return Offer(version=newest if whole else None, kept=self._kept, digests=digests if whole else {})
 
     def _newest(self, layers: frozenset[int]) -> Version | None:
-        whole = [Version(*version) for version, held in self._ram.versions().items() if layers <= held]
-        return max(whole, key=lambda version: version.age, default=None)
+        newest = newest_whole(self._ram.versions(), layers)
+        return Version(*newest) if newest is not None else None
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """A blob, or a part of it. 404: not here (any more); 410: it was, and is corrupt; 503: too many others."""

@@ -15,8 +15,9 @@ from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.records import Version
 from holdfast_checkpoint.errors import NoCheckpointError, StorageError
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
-from holdfast_checkpoint.ram import FETCHED, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
 from holdfast_checkpoint.retention import READING_S
+from holdfast_checkpoint.sparing import FETCHED
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

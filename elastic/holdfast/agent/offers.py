@@ -31,11 +31,6 @@ class Version(NamedTuple):
     step: int
     generation: int
 
-    @property
-    def age(self) -> tuple[int, int]:
-        """Greater for what came later: a generation may begin at an earlier step than the one before came to."""
-        return self.generation, self.step
-
     def __str__(self) -> str:
         return f"{self.step}.{self.generation}"
 

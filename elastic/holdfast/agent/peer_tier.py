@@ -22,7 +22,8 @@ from holdfast.model.records import AgentRef, GenerationRecord, StartRecord, Vers
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CorruptError, NoCheckpointError, StorageBusyError
 from holdfast_checkpoint.placement import Placement, peer_copies
-from holdfast_checkpoint.ram import FETCHED, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
+from holdfast_checkpoint.sparing import FETCHED
 
 log = logging.getLogger(__name__)
 # Somebody waits for what is restored: a peer that does not answer so soon is passed over for the next one.
@@ -90,7 +91,7 @@ class PeerTier:
             placement = peer_copies(holders, domains, layer_bytes, copies)
         self.follow(placement)
         if start.kept is not None:
-            self.keep(start.kept)
+            self.keep(start.kept, start.spare)
         return placement
 
     def admit(self, agents: Iterable[AgentRef]) -> None:
@@ -106,10 +107,10 @@ class PeerTier:
         self._placement = placement
         self._puller.follow(placement.pulled_by(self._node))
 
-    def keep(self, kept: Version) -> None:
-        """The version that nobody gives up."""
+    def keep(self, kept: Version, spare: Version | None = None) -> None:
+        """The version that nobody gives up; and the one before it, until that is known to be sound."""
         self._serving.keep(_named(kept))
-        self._puller.keep(_named(kept))
+        self._puller.keep(_named(kept), _named(spare) if spare is not None else None)
 
     def changed(self) -> None:
         """This node holds other snapshots than before."""

@@ -19,7 +19,8 @@ from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError, CorruptError
-from holdfast_checkpoint.ram import PEER, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
+from holdfast_checkpoint.sparing import PEER, newest_whole, outlives_arrival, outlives_change, spared_at_arrival
 
 log = logging.getLogger(__name__)
 _PULL_ERRORS = (CheckpointError, ProtocolError, aiohttp.ClientError, OSError)
@@ -59,6 +60,7 @@ class Puller:
         self.incarnation = ""  # this agent's, as it is told with each question
         self._wanted: Mapping[str, frozenset[int]] = {}
         self._kept: Version | None = None
+        self._spare: tuple[int, int] | None = None
         self._changed = asyncio.Event()
 
     def follow(self, sources: Mapping[str, Collection[int]]) -> None:
@@ -67,9 +69,10 @@ class Puller:
         self._wanted = {source: frozenset(layers) for source, layers in sources.items() if layers}
         self._changed.set()
 
-    def keep(self, kept: Version) -> None:
-        """The version that must not be given up, as votes or the generation's start say."""
-        self._kept = kept
+    def keep(self, kept: Version, spare: tuple[int, int] | None = None) -> None:
+        """The version that must not be given up, as votes or the generation's start say; and the one before it, until
+        that is known to be sound."""
+        self._kept, self._spare = kept, spare
         self._forget_unwanted(kept)
 
     async def run(self) -> None:
@@ -117,9 +120,14 @@ class Puller:
 
     def _held(self, layers: frozenset[int], told: Version | None) -> Version | None:
         """The version to say that this node holds: what the source told of, if it is whole here, else the newest. A
-        source whose newest is older than ours would else have news for us for ever."""
-        whole = [Version(*version) for version, held in self._ram.versions().items() if layers <= held]
-        return told if told in whole else max(whole, key=lambda version: version.age, default=None)
+        source whose newest is older than ours would else have news for us for ever.
+
+        What this node's own workers have at the same version does not count: they give it up without asking."""
+        versions = self._ram.versions((PEER,))
+        if told is not None and layers <= versions.get(told, frozenset()):
+            return told
+        newest = newest_whole(versions, layers)
+        return Version(*newest) if newest is not None else None
 
     async def _pull_all(self, peer: PeerAddress, offer: Offer, doubted: set[tuple[int, Version]]) -> None:
         """`doubted`: what was corrupt when it came."""
@@ -128,7 +136,7 @@ class Puller:
         if offer.version is None:
             return
         for layer in sorted(offer.digests):
-            if layer in self._ram.versions().get(offer.version, ()):
+            if layer in self._ram.versions((PEER,)).get(offer.version, ()):
                 continue
             self._make_room(layer, offer.version, offer.kept)
             wanted = (layer, offer.version)
@@ -151,17 +159,10 @@ class Puller:
             raise
 
     def _make_room(self, layer: int, version: Version, told: Version | None) -> None:
-        """Of the layer's copies for peers, only what is kept stays; where that is not known, the newest."""
-        here = [Version(*held) for held, layers in self._ram.versions().items() if layer in layers and held != version]
-        stay = [held for held in here if held in (self._kept, told)]
-        stay = stay or sorted(here, key=lambda held: held.age)[-1:]
-        self._ram.keep_only(lambda copy: copy.kind != PEER or copy.layer != layer or _version(copy) in (*stay, version))
+        here = [held for held, layers in self._ram.versions().items() if layer in layers and held != version]
+        stay = spared_at_arrival(here, (self._kept, told))
+        self._ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
 
     def _forget_unwanted(self, kept: Version) -> None:
-        """Copies of layers that are not this node's to keep any more are of use until a newer version is whole."""
         wanted = frozenset[int]().union(*self._wanted.values())
-        self._ram.keep_only(lambda copy: copy.kind != PEER or copy.layer in wanted or _version(copy).age >= kept.age)
-
-
-def _version(copy: Copy) -> Version:
-    return Version(copy.step, copy.generation)
+        self._ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))

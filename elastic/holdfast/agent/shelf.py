@@ -18,7 +18,7 @@ from holdfast.agent.peer_tier import PeerTier
 from holdfast.agent.peers import Peers
 from holdfast.agent.roll import Roll
 from holdfast.agent.room import Room
-from holdfast.control.keeping import Holdings, age, holdings
+from holdfast.control.keeping import Holdings, holdings
 from holdfast.errors import HoldfastError, ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import HeldSave, KeeperRecord
@@ -26,7 +26,8 @@ from holdfast.model.records import Version
 from holdfast_checkpoint.agent_messages import Begin, Hand, Look, Named, Open, Seen, Sights
 from holdfast_checkpoint.errors import CheckpointError, NoCheckpointError
 from holdfast_checkpoint.placement import Placement
-from holdfast_checkpoint.ram import FETCHED, OWN, PEER, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
+from holdfast_checkpoint.sparing import FETCHED, OWN, PEER
 
 log = logging.getLogger(__name__)
 _WHOLE_S = 10.0
@@ -249,10 +250,10 @@ class Shelf:
             self.tier.keep(kept)
 
     def _supersede(self, safe: Version) -> None:
-        outdated = [c for c in self.ram.copies() if c.kind in (OWN, PEER) and age(Version(*c.version)) < age(safe)]
+        outdated = [c for c in self.ram.copies() if c.kind in (OWN, PEER) and Version(*c.version).age < safe.age]
         for copy in outdated:
             self.ram.drop(copy)
-        self._forget_versions(lambda version: age(version) < age(safe))
+        self._forget_versions(lambda version: version.age < safe.age)
         self._keep(safe)
         if outdated:
             log.info("script.superseded", extra={"script": self._script, "step": safe.step, "copies": len(outdated)})

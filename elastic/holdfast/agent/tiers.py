@@ -36,8 +36,9 @@ from holdfast.spec import JobSpec
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.placement import upload_shares
-from holdfast_checkpoint.ram import FETCHED, OWN, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
 from holdfast_checkpoint.ram_folder import RamFolder
+from holdfast_checkpoint.sparing import OWN, outlives_overwriting, outlives_start
 
 log = logging.getLogger(__name__)
 # Of the time that the coordinator gives a start, the share after which it hears that this waits for the storage.
@@ -142,10 +143,8 @@ class Tiers:
         """A worker overwrites what it has of other versions; what was fetched for it, it has taken over."""
         self._kept = kept
         start = self._start
-        holding = start is not None and start.plan is None  # then there may be no other copy of what it starts from
-        spared = {_pair(kept), _pair(start.version) if start is not None and holding else None}
-        outdated = {f"{OWN}:{index}", *(() if holding else (FETCHED,))}
-        self.ram.keep_only(lambda copy: copy.origin not in outdated or (copy.kind == OWN and copy.version in spared))
+        held = start.version if start is not None and start.plan is None else None
+        self.ram.keep_only(lambda copy: outlives_overwriting(copy, f"{OWN}:{index}", _pair(kept), _pair(held)))
         if kept is not None:
             self.peers.keep(kept)
 
@@ -176,9 +175,10 @@ class Tiers:
         if self._start is None:
             return
         for index, message in sorted(self._taken.items()):
-            layers = frozenset(blob.layer for blob in message.blobs)
+            layers = tuple(sorted(blob.layer for blob in message.blobs))
             if self.peers.is_copied(message.version, layers):
-                self._home.tell_worker(index, Copied(generation=self._start.generation, version=message.version))
+                copied = Copied(generation=self._start.generation, version=message.version, layers=layers)
+                self._home.tell_worker(index, copied)
 
     async def _upload(self, index: int, message: Snapshotted, layers: frozenset[int]) -> None:
         version = message.version
@@ -259,12 +259,10 @@ class Tiers:
         self._changed()
 
     def _drop_outdated(self) -> None:
-        """Once a start is decided nothing will come of versions but the one that it starts from and the kept one; and
-        those of its own generation, which an agent that comes anew may have."""
         start = self._start
         assert start is not None
-        wanted = (_pair(self._kept), _pair(start.version))
-        self.ram.keep_only(lambda copy: copy.version in wanted or copy.generation >= start.generation)
+        wanted = [_pair(version) for version in (start.version, start.kept, start.spare)]
+        self.ram.keep_only(lambda copy: outlives_start(copy, wanted, start.generation))
 
     def _changed(self) -> None:
         inventory = tuple(

@@ -57,7 +57,7 @@ class Uploader:
     async def upload(self, version: Version, layers: Collection[int], loss: float | None) -> None:
         """Write those of `layers` that are not written yet. Returns when that came to an end, good or bad, and at the
         latest when its time is over."""
-        if self._version is None or _age(self._version) < _age(version):
+        if self._version is None or self._version.age < version.age:
             self._version, self._loss, self._written = version, None, {}
             self._turns.clear()
         if version != self._version:
@@ -121,11 +121,6 @@ class Uploader:
         self._ram.verify(copy)
         with copy.file.hold():
             return self._remote.repository.put_blob(folder, copy.layer, copy.file.path, copy.digest, given_up)
-
-
-def _age(version: Version) -> tuple[int, int]:
-    """A later generation may go back to an earlier step."""
-    return version.generation, version.step
 
 
 def _uploaded(copy: Copy, path: str) -> UploadedBlob:

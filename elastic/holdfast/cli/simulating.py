@@ -20,6 +20,7 @@ from holdfast.simulator.replay.comparing import (
     Prices,
     as_json,
     bound,
+    case_of_table,
     goodput_by_copies,
     run,
     usual_policies,
@@ -27,11 +28,10 @@ from holdfast.simulator.replay.comparing import (
 from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
 from holdfast.simulator.replay.costs import MeasuredCosts
 from holdfast.simulator.replay.drawing import draw
-from holdfast.simulator.replay.fitting import ENTRIES_MIN
 from holdfast.simulator.replay.formats import load_trace
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.replaying import Outcome
-from holdfast.simulator.replay.runtime import of_program, of_table
+from holdfast.simulator.replay.runtime import of_program
 from holdfast.simulator.replay.table import load_table
 from holdfast.simulator.replay.trace import Trace
 from holdfast.spec import JobSpec, load_spec
@@ -93,19 +93,7 @@ def _of_table(wish: SimulateWish, trace: Trace, spec: JobSpec) -> Case:
     measured = load_table(wish.table, wish.model)
     if measured.layer_bytes is None:
         raise UserError(f"--table {wish.table}, model {measured.name!r}: has no `layers`; give their sizes")
-    link = measured.migration.link_bytes_per_s if measured.migration is not None else None
-    return Case(
-        trace=trace,
-        even=measured.even(),
-        uneven=measured.uneven(),
-        model=Model(measured.layer_bytes),
-        migration=measured.migration,
-        shallowest=measured.shallowest,
-        own=MeasuredCosts(
-            link_bytes_per_s=link or MeasuredCosts().link_bytes_per_s, checkpoint_steps=spec.checkpoints.every
-        ),
-        runtime=of_table(measured, spec) if len(measured.step_s) >= ENTRIES_MIN else None,
-    )
+    return case_of_table(measured, trace, spec)
 
 
 def _of_program(wish: SimulateWish, spec: JobSpec, trace: Trace) -> Case:

@@ -6,6 +6,7 @@ all before, so that nothing that can be started from is ever replaced by less.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from holdfast.model.ids import NodeId
 from holdfast.model.records import CheckpointRef, CheckpointsRecord, UploadedBlob, UploadRecord, Version
@@ -31,12 +32,12 @@ class Catalogue:
 
     def _is_news(self, version: Version) -> bool:
         newest = self.newest
-        return newest is None or _age(version) > _age(newest)
+        return newest is None or version.age > newest.age
 
     @property
     def newest(self) -> Version | None:
         """Of those that are sound; a later generation may have gone back to an earlier step."""
-        return max((ref.version for ref in self.sound), key=_age, default=None)
+        return max((ref.version for ref in self.sound), key=attrgetter("age"), default=None)
 
     @property
     def sound(self) -> tuple[CheckpointRef, ...]:
@@ -53,8 +54,8 @@ class Catalogue:
 
     def due(self, layer_count: int) -> tuple[Version, Mapping[int, UploadedBlob], float | None] | None:
         """The newest version that is written whole and not committed, once: its blobs by layer, and its loss."""
-        for version in sorted(self._uploads, key=_age, reverse=True):
-            if self._asked is not None and _age(version) <= _age(self._asked):
+        for version in sorted(self._uploads, key=attrgetter("age"), reverse=True):
+            if self._asked is not None and version.age <= self._asked.age:
                 return None
             shares = self._uploads[version]
             blobs = {blob.layer: blob for node in sorted(shares) for blob in shares[node].blobs}
@@ -72,16 +73,11 @@ class Catalogue:
     @property
     def pending(self) -> Version | None:
         """That one."""
-        asked = self._asked
-        return asked if asked is not None and asked not in self._failed and self._is_news(asked) else None
+        asked, over = self._asked, self._failed.union(ref.version for ref in self.committed)
+        return asked if asked is not None and asked not in over and self._is_news(asked) else None
 
     def failed(self, version: Version) -> None:
         """It could not be committed: it may be asked for again."""
         self._failed.add(version)
         if self._asked == version:
             self._asked = None
-
-
-def _age(version: Version) -> tuple[int, int]:
-    """Greater for what was committed later."""
-    return version.generation, version.step

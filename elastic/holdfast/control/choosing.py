@@ -6,13 +6,13 @@ from holdfast.control.job import Job
 from holdfast.control.pricing import measured_when_stopped, profile_of, request_for, slow_slots
 from holdfast.control.recovery import Basis
 from holdfast.control.view import View
-from holdfast.control.weighing import move_s, step_s
+from holdfast.control.weighing import move_s, option_of
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import SlotId
 from holdfast.planner.hazard import Outlook
 from holdfast.planner.profile import Profile
 from holdfast.planner.search import Decision, plan
-from holdfast.planner.worth import HORIZON_S, Option, best
+from holdfast.planner.worth import HORIZON_S, best
 
 
 def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...], outlook: Outlook) -> Decision:
@@ -36,7 +36,7 @@ def choose_plan(job: Job, view: View, basis: Basis, staying: tuple[SlotId, ...],
                 known.append(_with_reason(other, decided, move_s(profile, decided.plan, at_hand)))
         known += [one.swiftest for one in known if one.swiftest is not None]
         if len(known) > 1:
-            options = [Option(1 / step_s(job, one.plan, profile), move_s(profile, one.plan, at_hand)) for one in known]
+            options = [option_of(job, one.plan, profile, at_hand) for one in known]
             left_s = min(HORIZON_S, (job.steps - basis.version.step) / min(option.rate for option in options))
             fewest = min(len(one.plan.nodes) for one in known)
             decided = known[best(options, outlook.loss_per_s(fewest, len(view.nodes)), left_s)]

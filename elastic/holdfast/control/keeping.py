@@ -7,16 +7,12 @@ once a later one is safe, never before.
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import HeldSave, KeeperRecord
 from holdfast.model.records import Version
 from holdfast_checkpoint.placement import Placement, peer_copies
-
-
-def age(version: Version) -> tuple[int, int]:
-    """Greater for what was saved later: a script may go back to an earlier step."""
-    return version.generation, version.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +29,7 @@ class Holdings:
 
     def whole(self) -> tuple[Version, ...]:
         """Versions of which every layer is somewhere, the manifest included; oldest first."""
-        return tuple(sorted((version for version in self.saves if self._is_whole(version)), key=age))
+        return tuple(sorted((version for version in self.saves if self._is_whole(version)), key=attrgetter("age")))
 
     def is_safe(self, version: Version, copies: int) -> bool:
         """Whether each layer of it lies in `copies` failure domains besides its first, as far as there are so many."""

@@ -116,9 +116,13 @@ def choose_basis(
     return LostLayers(layers=tuple(sorted(missing)), version=newest)
 
 
-def newest_in_ram(stored: Stored, lineage: Lineage, layer_count: int) -> Version | None:
-    """The newest version that the agents' RAM alone has all layers of, on two nodes each if there is such a one: of a
-    newer one whose copies are still on their way the next loss would leave nothing."""
+def kept_in_ram(
+    stored: Stored, lineage: Lineage, layer_count: int, started: Version
+) -> tuple[Version | None, Version | None]:
+    """Of the versions that the agents' RAM alone has all layers of, the newest, on two nodes each if there is such a
+    one: of a newer one whose copies are still on their way the next loss would leave nothing. And the newest besides it
+    that is older than the one it starts from: nobody has looked at what is in RAM for a while, and if it turns out
+    corrupt there is something to go back to."""
     held = {held.version for snapshots in stored.snapshots.values() for held in snapshots}
     in_ram = {version: stored.in_ram(version) for version in held if is_history(version, lineage)}
     whole = {
@@ -126,7 +130,8 @@ def newest_in_ram(stored: Stored, lineage: Lineage, layer_count: int) -> Version
         for version, nodes in in_ram.items()
         if len(nodes) == layer_count
     }
-    return max(whole, key=lambda version: (whole[version], version), default=None)
+    kept = max(whole, key=lambda version: (whole[version], version), default=None)
+    return kept, max((version for version in whole if version < started and version != kept), default=None)
 
 
 def is_history(version: Version, lineage: Lineage) -> bool:

@@ -129,7 +129,7 @@ class Tempo:
         self._odd_s = now_s if self._odd_s is None else self._odd_s
         left_out = f"idle: {', '.join(map(str, idle))}" if idle else "layers and slots were measured"
         why = "; ".join(slow_slots(now, slots)) or left_out
-        reason = f"{why}: a step of about {weighed.fastest.after_s:.3g} s instead of {weighed.before_s:.3g} s"
+        reason = f"{why}: a step of about {1 / weighed.fastest.rate:.3g} s instead of {1 / weighed.running.rate:.3g} s"
         return weighed, Due(self._odd_s + weighed.fastest.transition_s / weighed.gain, reason)
 
 

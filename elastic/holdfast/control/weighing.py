@@ -22,38 +22,28 @@ from holdfast.planner.worth import HORIZON_S, Option, best
 _FORMING_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """To another layout: what a step of it takes, and what gets there."""
-
-    after_s: float
-    transition_s: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighed:
-    """`changes`: the layouts that a new generation would choose among. `is_safer`: layers have more of the copies that
-    are wanted."""
+    """Rates are in steps a second. `others`: the layouts that a new generation would choose among. `is_safer`: layers
+    have more of the copies that are wanted."""
 
-    before_s: float  # a step of the layout that runs
-    changes: tuple[Change, ...]
+    running: Option
+    others: tuple[Option, ...]
     is_safer: bool
 
     @property
-    def fastest(self) -> Change:
-        """By its step."""
-        return min(self.changes, key=lambda change: (change.after_s, change.transition_s))
+    def fastest(self) -> Option:
+        """Of the others, by its step."""
+        return max(self.others, key=lambda option: (option.rate, -option.transition_s))
 
     @property
     def gain(self) -> float:
         """Of each step, a share; below 0 where it would take longer."""
-        return 1 - self.fastest.after_s / self.before_s
+        return 1 - self.running.rate / self.fastest.rate
 
     def is_worth(self, steps: int, loss_per_s: float) -> bool:
         """More than to go on as it is, for so many more steps."""
-        options = [Option(1 / self.before_s, 0.0)]
-        options += [Option(1 / change.after_s, change.transition_s) for change in self.changes]
-        return best(options, loss_per_s, min(HORIZON_S, steps * self.before_s)) > 0
+        return best((self.running, *self.others), loss_per_s, min(HORIZON_S, steps / self.running.rate)) > 0
 
 
 def weigh(job: Job, view: View, measured: Measured, slots: tuple[SlotId, ...]) -> Weighed | None:
@@ -72,8 +62,8 @@ def weigh(job: Job, view: View, measured: Measured, slots: tuple[SlotId, ...]) -
     forming_s = _forming_s(job, view)
     known = [one.plan for one in (other, other.swiftest) if one is not None]
     return Weighed(
-        before_s=step_s(job, running, profile),
-        changes=tuple(Change(step_s(job, one, profile), forming_s + move_s(profile, one, held)) for one in known),
+        running=Option(_steps_per_s(job, running, profile), 0.0),
+        others=tuple(option_of(job, one, profile, held, forming_s=forming_s) for one in known),
         is_safer=_copies(running, domains) < min(other.copies, request.copies),
     )
 
@@ -87,15 +77,19 @@ def able_slots(job: Job, view: View, members: Sequence[WorkerRef]) -> tuple[Slot
     return tuple(ref.slot for ref in members if ref.slot.node in allowed)
 
 
+def option_of(job: Job, layout: Plan, profile: Profile, held: Holdings, *, forming_s: float = 0.0) -> Option:
+    """Its rate in steps a second. `forming_s`: what it takes besides moving layers to get there."""
+    return Option(_steps_per_s(job, layout, profile), forming_s + move_s(profile, layout, held))
+
+
 def move_s(profile: Profile, layout: Plan, held: Holdings) -> float:
     """From when layers begin to move until all slots have theirs."""
     moves = moves_to(layout, profile, held)
     return move_seconds(profile, moves.sent, moves.fetched)
 
 
-def step_s(job: Job, layout: Plan, profile: Profile) -> float:
-    """Of `layout`."""
-    return estimate(layout, profile, job.block_size, canonical=job.is_canonical).seconds
+def _steps_per_s(job: Job, layout: Plan, profile: Profile) -> float:
+    return 1 / estimate(layout, profile, job.block_size, canonical=job.is_canonical).seconds
 
 
 def _forming_s(job: Job, view: View) -> float:

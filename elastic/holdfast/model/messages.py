@@ -44,10 +44,12 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """Agent to worker: its snapshot of this version has as many copies at peers as this generation wants."""
+    """Agent to worker: its snapshot of these layers at this version has as many copies at peers as this generation
+    wants. A snapshot of the same version before it, of another worker of the slot perhaps, may have had others."""
 
     generation: int
     version: Version
+    layers: tuple[int, ...]  # ascending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

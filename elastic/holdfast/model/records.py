@@ -50,6 +50,11 @@ class Version:
     step: int
     generation: int
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """Greater for what came later: a generation may begin at an earlier step than the one before came to."""
+        return self.generation, self.step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
@@ -205,6 +210,7 @@ class StartRecord:
     restores: tuple[Restore, ...] = ()
     checkpoint: str = ""  # folder of the checkpoint of `version`, if there is one
     kept: Version | None = None  # the newest of which RAM holds every layer: nobody overwrites it
+    spare: Version | None = None  # another one, older than `version`: agents keep it until those are known to be sound
     checkpoint_step: int = 0  # of the newest checkpoint that was begun
     urgent: bool = False  # write a checkpoint of `version` before anything else
 

@@ -14,7 +14,6 @@ from holdfast.control.member_commands import (
     MemberCommand,
     ProbeLeader,
     ProbePeers,
-    PutUpload,
     SpawnWorker,
     TakeSnapshot,
     TellWorker,
@@ -40,6 +39,7 @@ from holdfast.simulator.standby import Standby
 from holdfast.simulator.storeside import BACK_OFF_S
 from holdfast.simulator.telling import describe
 from holdfast.simulator.term import Term
+from holdfast.simulator.tiers import Tiers
 from holdfast.simulator.worker import Worker
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Agent:
         self.reporter = Reporter(world.store, world.keys, node)
         self.follower = Follower(world.store, world.keys, node)
         self.standby = Standby(world, self)
+        self.tiers = Tiers(world, self)
         self._record_gone = False
         self._leasing = Channel()
         self.leaders: dict[str, KeyValue] = {}
@@ -123,8 +124,10 @@ class Agent:
                 case Leave():
                     self.left = True
                     self.leaves_by_s = self._world.now_s + self._world.lease_ttl_s
-                case TendTiers() | TakeSnapshot() | PutUpload():
-                    pass  # nobody here takes snapshots
+                case TendTiers(generation, start):
+                    self.tiers.tend(generation, start)
+                case TakeSnapshot(index, message):
+                    self.tiers.snapshot_said(index, message)
                 case _:
                     self.reporter.say(command)
 
@@ -317,6 +320,13 @@ class Agent:
     def lead(self) -> str:
         assert self.term is not None
         return self._within_term(self.term.act)
+
+    def can_keep_library(self) -> bool:
+        return self.term is not None and self.active and self.term.library.can_act()
+
+    def keep_library(self) -> str:
+        assert self.term is not None
+        return self._within_term(self.term.library.act)
 
     def can_probe(self) -> bool:
         return self.term is not None and self.active and self.term.can_probe()

@@ -77,6 +77,20 @@ def _back(world: World) -> None:
     world.store_returns()
 
 
+def storage_away(for_s: float) -> Fault:
+    """Remote storage, that is: whoever calls it is refused at once."""
+
+    def strike(world: World) -> None:
+        world.storage.away += 1
+        world.later(for_s, "the storage is back", lambda: _storage_back(world))
+
+    return Fault("storage_away", f"the storage is away for {for_s} s", strike)
+
+
+def _storage_back(world: World) -> None:
+    world.storage.away -= 1
+
+
 def store_slow(for_s: float) -> Fault:
     def strike(world: World) -> None:
         world.store.slow += 1

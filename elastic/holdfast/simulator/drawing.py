@@ -5,6 +5,7 @@ from dataclasses import replace
 from random import Random
 
 from holdfast.simulator import disturbances, faults
+from holdfast.simulator.buffers import Storing
 from holdfast.simulator.faults import Fault
 from holdfast.simulator.network import Weather
 from holdfast.simulator.scenario import Scenario
@@ -13,13 +14,38 @@ from holdfast.simulator.world import Dials
 _ACTIONS = 250  # about as many as an undisturbed run has
 _GRACES_S = (0.05, 2.0, 30.0)
 _FREEZES_S = (1.0, 5.0, 20.0)  # less than a lease, a little more, much more
+# Steps from one snapshot, and from one checkpoint, to the next.
+_TIERS = ((1, 0), (1, 0), (2, 0), (None, 0), (None, 0), (0, 1), (0, 2), (1, 2), (None, 2), (None, 3))
 _OUTCASTS = 0.05  # share of rough seeds
 _SHORT_S, _LONG_S = (0.2, 2.0, 6.0, 30.0), (1.0, 5.0, 20.0, 90.0)  # against a lease of 3 s
 
 
 def draw(seed: int) -> Scenario:
-    """Every fourth seed in a perfect world outside: more seeds there find more about orders of events."""
-    return draw_calm(seed) if seed % 4 == 0 else draw_rough(seed)
+    """Every fourth seed in a perfect world outside: more seeds there find more about orders of events. Half of all with
+    more than live state."""
+    drawn = draw_calm(seed) if seed % 4 == 0 else draw_rough(seed)
+    return with_tiers(drawn, seed) if seed % 2 == 1 or seed % 8 == 4 else drawn
+
+
+def with_tiers(drawn: Scenario, seed: int) -> Scenario:
+    """The same with snapshots in RAM, or checkpoints, or both, and with what may happen to them."""
+    random = Random(f"tiers {seed}")
+    snapshots, checkpoints = random.choice(_TIERS)
+    sparse = random.random() < 0.5  # few replicas, so that a loss is not made good by live state
+    return replace(
+        drawn,
+        storing=Storing(snapshots=snapshots, checkpoints=checkpoints),
+        copies=random.choice((1, 1, 2)),
+        steps=drawn.steps + random.randint(0, 4),
+        depth=None if sparse else drawn.depth,
+        memory=200 if sparse else drawn.memory,
+        dials=replace(
+            drawn.dials,
+            copies_fail=random.choice((0.0, 0.0, 0.1)),
+            uploads_fail=random.choice((0.0, 0.0, 0.2)),
+        ),
+        faults=(*drawn.faults, *(_trouble(random, drawn.nodes) for _ in range(random.randint(0, 3)))),
+    )
 
 
 def draw_rough(seed: int) -> Scenario:
@@ -95,6 +121,18 @@ def _fault(random: Random, nodes: str, slots: int) -> Fault:
         faults.stop,
     )
     return random.choice(kinds)().after(action=random.randrange(_ACTIONS))
+
+
+def _trouble(random: Random, nodes: str) -> Fault:
+    """For what is stored."""
+    kinds: tuple[Callable[[], Fault], ...] = (
+        lambda: faults.flip_ram(random.choice(nodes), random.randrange(16)),
+        lambda: faults.flip_checkpoint(random.randrange(4)),
+        lambda: disturbances.storage_away(random.choice(_LONG_S)),
+        lambda: faults.kill_worker(random.choice(nodes)),
+        lambda: faults.kill(random.choice(nodes)),
+    )
+    return random.choice(kinds)().after(action=random.randrange(2 * _ACTIONS))
 
 
 def _disturbance(random: Random, nodes: str) -> Fault:

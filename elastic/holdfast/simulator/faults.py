@@ -162,6 +162,29 @@ def user_code_fails(node: str, index: int = 0, *, step: int) -> Fault:
     return Fault("user_code_fails", f"user code fails on {node}/{index} in step {step}", strike)
 
 
+def flip_ram(node: str, index: int = 0) -> Fault:
+    """A byte of one of the copies in its agent's RAM."""
+
+    def strike(world: World) -> None:
+        agent = _agent(world, node)
+        if agent is not None and (copies := list(agent.tiers.copies())):
+            copies[index % len(copies)].buffer.is_sound = False
+            world.checkers.flipped += 1
+
+    return Fault("flip_ram", f"flip a byte of copy {index} in {node}'s RAM", strike)
+
+
+def flip_checkpoint(layer: int = 0) -> Fault:
+    """A byte of the newest checkpoint that is committed."""
+
+    def strike(world: World) -> None:
+        for ref in world.checkers.checkpoints[-1:]:
+            world.storage.folders[ref.folder][layer].is_sound = False
+            world.checkers.flipped += 1
+
+    return Fault("flip_checkpoint", f"flip a byte of layer {layer} in the newest checkpoint", strike)
+
+
 def skip_time() -> Fault:
     """Everything is slow: the next deadline comes before anything else that could happen."""
     return Fault("skip_time", "time flies", lambda world: world.skip())

@@ -14,6 +14,7 @@ from holdfast.control.member_commands import (
     PutProgress,
     PutReach,
     PutSuspect,
+    PutUpload,
 )
 from holdfast.errors import LeaseExpiredError, StoreUnavailableError
 from holdfast.model.ids import NodeId
@@ -24,7 +25,7 @@ from holdfast.ports.store import Delete, Operation, Put
 from holdfast.simulator.network import Channel
 from holdfast.simulator.storeside import StoreSide
 
-Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutPace | PutFailure
+Report = PutNode | PutAck | PutSuspect | PutReach | DropReach | PutProgress | PutPace | PutFailure | PutUpload
 
 
 class Reporter:
@@ -87,5 +88,7 @@ class Reporter:
                 return Put(key=keys.one("progress"), value=encode(progress))
             case PutPace(pace):
                 return Put(key=keys.pace(pace.generation, pace.node), value=encode(pace))
+            case PutUpload(upload):
+                return Put(key=keys.upload(upload.version, upload.node), value=encode(upload))
             case PutFailure(failure):
                 return Put(key=keys.one("failure"), value=encode(failure))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from holdfast.control.job import Job
 from holdfast.model.records import OutcomeRecord, Result
 from holdfast.planner.estimating import uniform_profile
+from holdfast.simulator.buffers import Storing
 from holdfast.simulator.choosing import Chooser, Seeded
 from holdfast.simulator.faults import Fault
 from holdfast.simulator.network import Weather
@@ -35,6 +36,8 @@ class Scenario:
     deaths_per_step: int = 3
     orphan_s: float = 60.0
     node_losses: int = 5
+    storing: Storing = field(default_factory=Storing)
+    copies: int = 1  # in RAM, beside the first
     dials: Dials = field(default_factory=Dials)
     weather: Weather = field(default_factory=Weather)
     faults: tuple[Fault, ...] = ()
@@ -75,12 +78,16 @@ class Scenario:
             worker_deaths_per_step=self.deaths_per_step,
             orphan_s=self.orphan_s,
             node_losses=self.node_losses,
+            has_snapshots=self.storing.has_snapshots,
+            has_checkpoints=self.storing.checkpoints > 0,
+            copies=self.copies,
         )
 
     def __str__(self) -> str:
         faults = "; ".join(fault.sentence for fault in self.faults) or "nothing happens"
         outside = f", {self.weather}" if self.weather != Weather() else ""
-        return f"nodes {self.nodes} x {self.slots} slots, {self.steps} steps{outside}: {faults}"
+        stored = f", {self.storing}" if self.storing.is_on else ""
+        return f"nodes {self.nodes} x {self.slots} slots, {self.steps} steps{stored}{outside}: {faults}"
 
 
 @dataclass(slots=True)
@@ -136,7 +143,7 @@ class Run:
 
 def begin(scenario: Scenario, chooser: Chooser, seed: int = 0) -> Run:
     """`seed`: of the weather."""
-    world = World(scenario.job, chooser, scenario.dials, scenario.weather, seed)
+    world = World(scenario.job, chooser, scenario.dials, scenario.weather, seed, scenario.storing)
     for node in scenario.nodes:
         world.add_agent(node, scenario.slots)
     return Run(scenario, world, list(scenario.faults))

@@ -1,11 +1,13 @@
 """What a fake worker goes through, and what it needs of the world around it."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.messages import Start
-from holdfast.model.records import Commit
+from holdfast.model.records import Commit, Version
+from holdfast.simulator.buffers import Storing
 from holdfast.simulator.weights import State
 from holdfast.simulator.wires import Wires
 
@@ -21,7 +23,9 @@ class Phase(StrEnum):
     AGREEING = "agreeing"
     COMPUTING = "computing"
     REDUCING = "reducing"
+    COPYING = "copying"
     VOTING = "voting"
+    SAVING = "saving"
     FAILED = "failed"
     DEAD = "dead"
 
@@ -36,11 +40,25 @@ class Surroundings(Protocol):
     @property
     def steps(self) -> int: ...
 
+    @property
+    def storing(self) -> Storing: ...
+
+    def copy_fails(self) -> bool: ...
+
+    @property
+    def is_connected(self) -> bool: ...
+
     def wires(self, message: Start) -> Wires: ...
 
     def is_served(self, message: Start, slot: SlotId) -> bool: ...
 
     def may_vote(self, worker: WorkerId, generation: int) -> bool: ...
+
+    def restored(self, worker: "Worker", layers: Iterable[int]) -> None: ...
+
+    def overwrites(self, worker: "Worker", kept: Version | None) -> None: ...
+
+    def kept(self, worker: "Worker", version: Version) -> None: ...
 
     def voted(self, wires: Wires) -> None: ...
 

@@ -29,6 +29,7 @@ from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Delete, Operation, Put
 from holdfast.simulator.decoding import decoded, events
 from holdfast.simulator.follower import Change, Follower
+from holdfast.simulator.library import Library
 from holdfast.simulator.network import Channel, Clock
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Term:
         self._probes: list[Probe] = []
         self._litter = Litter(world.keys)
         self._generation_revision = 0
+        self.library = Library(world, self)
 
     @staticmethod
     def campaign(world: "World", clock: Clock, me: LeaderRecord, lease: int) -> "Term | None":
@@ -93,6 +95,7 @@ class Term:
     def deadlines(self) -> Iterable[float | None]:
         yield self._wakes_at_s
         yield self._calls.ready_at_s
+        yield self.library.calls.ready_at_s
         yield self._follower.channel.ready_at_s
         for probe in self._probes:
             yield probe.from_s
@@ -226,10 +229,12 @@ class Term:
             case WriteOutcome(record):
                 self._write_once(keys.one("outcome"), encode(record))
                 self.over = True
+            case CommitCheckpoint():
+                self.library.wants(command)
             case ReleaseDrain(record):
                 # One that was taken back in this moment stays so.
                 drain = keys.drain(record.node)
-                self._write([Put(key=drain, value=encode(record))], Compare(key=drain, exists=True))
+                self.write([Put(key=drain, value=encode(record))], Compare(key=drain, exists=True))
         return told
 
     def _write_generation(self, command: WriteGeneration) -> None:
@@ -240,7 +245,7 @@ class Term:
         operations += [Delete(key=keys.pardon(node)) for node in command.pardons[:BATCH_MAX]]
         operations += [Delete(key=keys.drain(drain.node)) for drain in command.drains if self._is_unchanged(drain)]
         operations += [Delete(key=key) for key in self._litter.due(record.number)]
-        written = self._write(operations, Compare(key=key, mod_revision=self._generation_revision))
+        written = self.write(operations, Compare(key=key, mod_revision=self._generation_revision))
         held = self._world.keyspace.get(key)
         if held is not None and (written or held.value == encode(record)):  # it was done, and the answer lost
             self._generation_revision = held.mod_revision
@@ -252,11 +257,11 @@ class Term:
         return held is not None and held.value == encode(drain)
 
     def _write_once(self, key: str, value: bytes) -> None:
-        if not self._write([Put(key=key, value=value)], Compare(key=key, exists=False)):
+        if not self.write([Put(key=key, value=value)], Compare(key=key, exists=False)):
             held = self._world.keyspace.get(key)
             self.over = self.over or held is None or held.value != value
 
-    def _write(self, operations: Sequence[Operation], *compares: Compare) -> bool:
+    def write(self, operations: Sequence[Operation], *compares: Compare) -> bool:
         """Fenced. False: one of `compares` does not hold, or it leads no more."""
         written = self._world.store.transact([self._fence, *compares], operations, by=self._node)
         self.over = self.over or not (written or self._leads())
@@ -267,12 +272,16 @@ class Term:
         held = store.get(self._world.keys.node(record.node), by=self._node)
         if held is None or decoded(NodeRecord, held.value).incarnation != record.incarnation:
             return False
-        if not self._write([Delete(key=held.key)], Compare(key=held.key, lease=held.lease)):
+        if not self.write([Delete(key=held.key)], Compare(key=held.key, lease=held.lease)):
             return False
         # What is left on that lease goes when it ends, if not now.
         with suppress(StoreUnavailableError):
             store.revoke(held.lease, by=self._node)
         return True
+
+    def hear(self, event: Event) -> None:
+        """Of its own doings."""
+        self._inbox.append(event)
 
     def ask_after(self, record: NodeRecord) -> None:
         network, now_s = self._world.network, self._world.now_s

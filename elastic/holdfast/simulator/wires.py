@@ -7,6 +7,7 @@ decides, by letting it go on or break.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from holdfast.control.snapshotting import Standing, Tally
 from holdfast.model.ids import SlotId
 from holdfast.model.plan import Plan, Span
 from holdfast.model.records import StartRecord
@@ -41,6 +42,7 @@ class Wires:
     sent: dict[tuple[int, SlotId], State] = field(default_factory=dict)  # by layer and target
     given: dict[int, dict[SlotId, Contribution]] = field(default_factory=dict)  # by step
     votes: dict[int, dict[SlotId, bool]] = field(default_factory=dict)  # by step; -1 is the first vote
+    standings: dict[int, dict[SlotId, Standing]] = field(default_factory=dict)  # as votes
     digests: dict[int, int] = field(default_factory=dict)
     movers: frozenset[SlotId] = field(init=False)
     ranks: frozenset[SlotId] = field(init=False)
@@ -74,3 +76,14 @@ class Wires:
 
     def stop_wanted(self, step: int) -> bool:
         return any(self.votes[step].values())
+
+    def tally(self, step: int) -> Tally:
+        """What ranks said of their snapshots, added up as in the vote's reduction."""
+        told = self.standings[step].values()
+        return Tally(
+            uncopied=sum(standing.uncopied for standing in told),
+            blocked=sum(standing.blocked for standing in told),
+            uploading=sum(standing.uploading for standing in told),
+            failed=sum(standing.failed for standing in told),
+            cost=max(standing.cost for standing in told),
+        )

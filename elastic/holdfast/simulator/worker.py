@@ -7,10 +7,12 @@ public `can_*` says whether its action is possible now; the scheduler picks.
 from collections import deque
 from collections.abc import Iterator
 
+from holdfast.control.snapshotting import Tally
 from holdfast.model.ids import SlotId, WorkerId
 from holdfast.model.messages import (
     Broken,
     Committed,
+    Copied,
     Exit,
     Failed,
     Finished,
@@ -18,23 +20,29 @@ from holdfast.model.messages import (
     Paced,
     Parked,
     Ready,
+    Restored,
     Running,
+    Spoilt,
     Start,
     Stop,
     ToWorker,
+    Uploaded,
 )
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotInventory, SlotStart, Version, WorkerRef
+from holdfast.simulator.buffers import Buffers
 from holdfast.simulator.held import Held, show
 from holdfast.simulator.paces import layer_s
 from holdfast.simulator.surroundings import Phase, Surroundings
 from holdfast.simulator.telling import describe
-from holdfast.simulator.weights import initial, loss_of
+from holdfast.simulator.weights import State, initial, loss_of
 from holdfast.simulator.wires import Contribution, ViolationError, Wires
 
 _FIRST_VOTE = -1
 # The watchdog of a real agent finds a worker that hangs, or waits for others for too long; here after this long.
 HANG_S = 120.0
+# For so long it waits for copies of its snapshot at peers.
+_COPIES_S = 2.0
 _WAITING_FOR_PEERS = (Phase.MOVING, Phase.AGREEING, Phase.REDUCING, Phase.VOTING)
 
 
@@ -43,18 +51,21 @@ class Worker:
 
     def __init__(self, world: Surroundings, ref: WorkerRef) -> None:
         self._world, self.ref = world, ref
-        self.phase = Phase.WARMING
-        self.held = Held()
-        self.hung = self.seems_to_wait = False
-        self.frozen = False
         self.to_worker: deque[ToWorker] = deque()
         self.to_agent: deque[FromWorker | None] = deque()
+        self.phase = Phase.WARMING
+        self.held = Held()
+        self.buffers = Buffers(world.storing, self.to_agent.append, world.copy_fails)
+        self.hung = self.seems_to_wait = False
+        self.frozen = False
         self._inbox: deque[ToWorker] = deque()
         self._newest_stop = 0
         self._message: Start | None = None
         self._wires: Wires | None = None
         self._aborted = False
         self._step = 0
+        self._restored: dict[int, dict[int, State]] = {}  # by generation and layer
+        self._saves = False  # what it ends with is on its way to the storage
         self._moved_s = world.now_s  # when its training thread last did anything
         self._barked = -1  # the newest generation, of its agent, in which its watchdog did
 
@@ -110,6 +121,12 @@ class Worker:
         if isinstance(message, Exit):
             self.die()
             return "exits"
+        if isinstance(message, Copied | Spoilt | Uploaded):
+            self.buffers.rules.heard(message)
+            return describe(message)
+        if isinstance(message, Restored):
+            self._restored.setdefault(message.generation, {})[message.layer] = int(message.path)
+            return describe(message)
         self._inbox.append(message)
         if isinstance(message, Stop):
             self._newest_stop = max(self._newest_stop, message.generation)
@@ -135,7 +152,8 @@ class Worker:
             case Phase.MOVING:
                 wires = self._its_wires
                 mine = [t for t in wires.start.transfers if t.target == self.slot]
-                return all((t.layer, t.target) in wires.sent and self._world.hears(self.slot, t.source) for t in mine)
+                sent = all((t.layer, t.target) in wires.sent and self._world.hears(self.slot, t.source) for t in mine)
+                return sent and self._is_restored()
             case Phase.AGREEING:
                 return self._all_voted(_FIRST_VOTE) and self._hears_all()
             case Phase.REDUCING:
@@ -143,6 +161,10 @@ class Worker:
                 return len(given) == len(self._its_wires.ranks) and self._hears_all()
             case Phase.VOTING:
                 return self._all_voted(self._step) and self._hears_all()
+            case Phase.COPYING:
+                return self.buffers.rules.is_copied or self._world.now_s >= self._moved_s + _COPIES_S
+            case Phase.SAVING:
+                return not self.buffers.rules.is_uploading or self._stop_wanted()
             case _:
                 return False
 
@@ -169,6 +191,10 @@ class Worker:
                 self._reduce()
             case Phase.VOTING:
                 self._tally()
+            case Phase.COPYING:
+                self._propose()
+            case Phase.SAVING:
+                self._save()
         return f"{before} -> {self.phase} (generation {self.generation}, step {self._step})"
 
     def can_break(self) -> bool:
@@ -188,6 +214,13 @@ class Worker:
         else:
             return False
         return any(self._world.hears(self.slot, peer) for peer in gone)
+
+    def deadlines(self) -> Iterator[float]:
+        """When it goes on by itself, or its connections are reset."""
+        if self.phase is Phase.COPYING:
+            yield self._moved_s + _COPIES_S
+        if not self._world.is_connected:
+            yield from self.resets()
 
     def resets(self) -> Iterator[float]:
         """When connections to peers that it waits for are reset, because the network was cut."""
@@ -242,6 +275,7 @@ class Worker:
 
     def _take(self) -> str:
         message = self._inbox.popleft()
+        self.buffers.settle()
         if isinstance(message, Stop):
             self.to_agent.append(Parked(generation=message.generation, inventory=self.inventory()))
             return f"parks for generation {message.generation} at {show(self.held.version)}"
@@ -252,6 +286,9 @@ class Worker:
         self._message, self._wires = message, self._world.wires(message)
         self._aborted = False
         self._moved_s = self._world.now_s
+        self._saves = False
+        self.buffers.rules.enter(message.start)
+        self._restored = {n: layers for n, layers in self._restored.items() if n >= number}
         rolled = self.held.settle(message.start.version, message.start.roll_forward)
         if rolled:
             assert message.start.roll_forward is not None
@@ -259,9 +296,10 @@ class Worker:
         if self._companions(self._wires):
             self._wires.arrived.add(self.slot)
             self.phase = Phase.FORMING
+        elif self._wanted():
+            self.phase = Phase.MOVING
         else:
-            self._say_running(0)
-            self._close(lost=False)
+            self._stand_by()
         return f"enters generation {number} at {show(message.start.version)}{', rolled forward' if rolled else ''}"
 
     def _form(self) -> None:
@@ -278,10 +316,11 @@ class Worker:
         for t in wires.start.transfers:
             if t.target == self.slot:
                 self.held.layers[t.layer] = wires.sent[t.layer, t.target]
+        restored = self._restored.get(self.generation, {})
+        self.held.layers.update({layer: restored[layer] for layer in self._wanted()})
+        self._world.restored(self, self._wanted())
         if self.slot not in wires.ranks:
-            self._say_running(0)
-            self._close(lost=False)
-            self.phase = Phase.IDLE
+            self._stand_by()
             return
         lacking = [layer for layer in self._plan.layers_of(self.slot) if layer not in self.held.layers]
         if lacking and not wires.start.initialise:
@@ -296,7 +335,7 @@ class Worker:
         self._say_running(self._initialised)
         assert self.held.version is not None
         self._step = self.held.version.step
-        self._go_on(stop)
+        self._go_on(stop, self.held.version, None, _FIRST_VOTE)
 
     def _compute(self) -> None:
         wires = self._its_wires
@@ -316,6 +355,12 @@ class Worker:
         mine = self._plan.layers_of(self.slot)
         self.held.layers = {layer: state for layer, state in self.held.layers.items() if layer in mine}
         self.held.digest = self._its_wires.digest(self._step)
+        if self.buffers.settle() and self._world.storing.snapshots:
+            self.phase = Phase.COPYING
+        else:
+            self._propose()
+
+    def _propose(self) -> None:
         self.held.pending = Version(self._step + 1, self.generation)
         if not self._may_vote():
             return
@@ -341,23 +386,81 @@ class Worker:
         self._world.committed(self, commit)
         rank = self._plan.rank_of(self.slot)
         self.to_agent.append(Committed(generation=self.generation, rank=rank, commit=commit))
-        self._step = version.step
+        voted_step, self._step = self._step, version.step
         pace = layer_s(self.worker, self._step, self.held.layers)
         self.to_agent.append(Paced(generation=self.generation, layer_s=pace))
-        self._go_on(stop)
+        self._go_on(stop, version, commit, voted_step)
 
-    def _go_on(self, stop: bool) -> None:
-        training = self._its_wires.start.action is Action.TRAIN and self._step < self._world.steps
-        if training and not stop:
-            self.phase = Phase.COMPUTING
+    def _go_on(self, stop: bool, version: Version, commit: Commit | None, voted: int) -> None:
+        """`voted`: the vote that showed it."""
+        wires, mine = self._its_wires, self._plan.layers_of(self.slot)
+        if wires.start.action is Action.TRAIN and not stop:
+            is_due = self._is_due(version.step, wires.tally(voted))
+            if self._step < self._world.steps:
+                if is_due:
+                    layers = {layer: self.held.layers[layer] for layer in mine}
+                    self.buffers.begin(version, layers, commit, wires.tally(voted))
+                self.phase = Phase.COMPUTING
+                return
+        if stop:
+            self._leave()
             return
-        if not stop:
-            for layer in self._plan.layers_of(self.slot):
-                if self._plan.holders(layer)[0] == self._plan.rank_of(self.slot):
-                    self._world.finished(layer, self.held.layers[layer])
-            self.to_agent.append(Finished(generation=self.generation, step=self._step))
+        for layer in mine:
+            if self._plan.holders(layer)[0] == self._plan.rank_of(self.slot):
+                self._world.finished(layer, self.held.layers[layer])
+        has_checkpoint = bool(wires.start.checkpoint) and wires.start.version == version
+        if self._world.storing.checkpoints and not has_checkpoint:
+            self.phase = Phase.SAVING
+        else:
+            self._finish()
+
+    def _is_due(self, step: int, tally: Tally) -> bool:
+        """Whether a snapshot is to be taken; the checkers hear what the vote showed of the one before."""
+        rules, kept = self.buffers.rules, self.buffers.rules.kept
+        is_due = rules.is_due(step, tally)
+        if rules.kept is not None and rules.kept != kept and not tally.uncopied:
+            self._world.kept(self, rules.kept)
+        if is_due:
+            self._world.overwrites(self, rules.kept)
+        return is_due
+
+    def _save(self) -> None:
+        """As Snapshots.write_urgently: after the upload before it, and until it is over, or a stop."""
+        if not self._saves and not self.buffers.rules.is_uploading:
+            self._saves = True
+            mine = self._plan.layers_of(self.slot) if self.slot in self._its_wires.ranks else tuple(self.held.layers)
+            assert self.held.version is not None
+            self.buffers.begin_urgently(self.held.version, {layer: self.held.layers[layer] for layer in mine})
+        elif self.slot in self._its_wires.ranks:
+            self._finish()
+        else:
+            self._leave()
+
+    def _finish(self) -> None:
+        self.to_agent.append(Finished(generation=self.generation, step=self._step))
+        self._leave()
+
+    def _stand_by(self) -> None:
+        """Without a part in the layout."""
+        self._say_running(0)
+        if self._its_wires.start.urgent and self.held.layers and self._world.storing.checkpoints:
+            self.phase = Phase.SAVING
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
         self._close(lost=False)
         self.phase = Phase.IDLE
+
+    def _wanted(self) -> tuple[int, ...]:
+        """Layers that its agent fetches."""
+        return tuple(r.layer for r in self._its_wires.start.restores if r.target == self.slot)
+
+    def _is_restored(self) -> bool:
+        return set(self._wanted()) <= self._restored.get(self.generation, {}).keys()
+
+    def _stop_wanted(self) -> bool:
+        return self._newest_stop > self.generation
 
     @property
     def _plan(self) -> Plan:
@@ -368,7 +471,8 @@ class Worker:
     _initialised = 0
 
     def _vote(self, step: int) -> None:
-        self._its_wires.votes.setdefault(step, {})[self.slot] = self._newest_stop > self.generation
+        self._its_wires.votes.setdefault(step, {})[self.slot] = self._stop_wanted()
+        self._its_wires.standings.setdefault(step, {})[self.slot] = self.buffers.rules.standing()
         if step != _FIRST_VOTE and self._all_voted(step):  # the first one commits nothing
             self._world.voted(self._its_wires)
 

@@ -4,19 +4,21 @@ Time moves a little with every action, and jumps to the next deadline when nothi
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from holdfast.control.job import Job
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
 from holdfast.model.messages import Start
-from holdfast.model.records import Commit, NodeRecord, OutcomeRecord
+from holdfast.model.records import Commit, NodeRecord, OutcomeRecord, Version
 from holdfast.simulator.agent import Agent
+from holdfast.simulator.buffers import Storing
 from holdfast.simulator.checkers import Checkers
 from holdfast.simulator.choosing import Chooser, Lane
 from holdfast.simulator.coverage import Coverage
 from holdfast.simulator.network import Network, Weather
+from holdfast.simulator.storage import Storage
 from holdfast.simulator.storeside import StoreSide
 from holdfast.simulator.surroundings import Phase
 from holdfast.simulator.weights import Reference, State
@@ -35,6 +37,8 @@ class Dials:
     contacts: bool = False  # agents notice at once that the leading agent died, and it that they did
     rough_closings: int = 0  # how often a peer that ends as it should may break one that still waits for data
     salted: bool = False  # sums depend on the layout: reduction allreduce
+    copies_fail: float = 0.0  # share of a worker's snapshots that come to nothing
+    uploads_fail: float = 0.0  # share of the blobs that the storage does not take
 
 
 @dataclass(slots=True)
@@ -55,6 +59,8 @@ class World:
     dials: Dials = field(default_factory=Dials)
     weather: Weather = field(default_factory=Weather)
     seed: int = 0
+    storing: Storing = field(default_factory=Storing)
+    storage: Storage = field(default_factory=Storage)
     lease_ttl_s: float = 3.0
     keys: Keys = field(default_factory=lambda: Keys(job="job"))
     now_s: float = 0.0
@@ -111,6 +117,8 @@ class World:
         self.transcript.append((self.now_s, lane.name, "..."))
         at = len(self.transcript) - 1
         self.transcript[at] = (self.now_s, lane.name, lane.run())
+        if self.storing.is_on:
+            self.checkers.acted()
         self._tidy()
         return True
 
@@ -132,12 +140,8 @@ class World:
             yield from (at_s for at_s in agent.deadlines() if at_s is not None)
         yield from (at_s for worker in self.workers() if (at_s := self._barks_at_s(worker)) is not None)
         yield from (later.at_s for later in self._agenda)
-        if not self.network.is_whole:
-            yield from self._resets()
-
-    def _resets(self) -> Iterator[float]:
         for worker in self.workers():
-            yield from worker.resets()
+            yield from worker.deadlines()
 
     def _tidy(self) -> None:
         """Forget the lanes of what is gone for good."""
@@ -171,9 +175,18 @@ class World:
             ("probe", agent.can_probe, agent.probe),
             ("probe-peers", agent.standby.can_probe, agent.standby.probe),
             ("lapse", agent.standby.can_lapse, agent.standby.lapse),
+            *self._lanes_of_tiers(agent),
         ):
             self._lanes.append(Lane(f"{name} {what}", ready, run, over))
         return agent
+
+    def _lanes_of_tiers(self, agent: Agent) -> Iterator[tuple[str, Callable[[], bool], Callable[[], str]]]:
+        if self.storing.is_on:
+            tiers = agent.tiers
+            yield "fetch", tiers.can_fetch, tiers.fetch
+            yield "pull", tiers.can_pull, tiers.pull
+            yield "upload", tiers.can_upload, tiers.upload
+            yield "library", agent.can_keep_library, agent.keep_library
 
     def add_worker(self, agent: Agent, worker: Worker) -> Worker:
         name = str(worker.slot)
@@ -295,6 +308,11 @@ class World:
         there = any(ref.slot == host and self.worker(ref.worker) for ref in message.generation.members)
         return there and self.network.joins(host.node, slot.node)
 
+    @property
+    def is_connected(self) -> bool:
+        """Everybody with everybody."""
+        return self.network.is_whole
+
     def hears(self, slot: SlotId, other: SlotId) -> bool:
         """Whether what `other` sent reaches `slot`."""
         return self.network.is_whole or self.network.is_open(other.node, slot.node)
@@ -314,6 +332,18 @@ class World:
 
     def finished(self, layer: int, state: State) -> None:
         self.checkers.finished(layer, state)
+
+    def copy_fails(self) -> bool:
+        return self.network.happens(self.dials.copies_fail)
+
+    def restored(self, worker: Worker, layers: Iterable[int]) -> None:
+        self.checkers.restored(worker, layers)
+
+    def kept(self, worker: Worker, version: Version) -> None:
+        self.checkers.kept(worker, version)
+
+    def overwrites(self, worker: Worker, kept: Version | None) -> None:
+        self.checkers.overwrites(worker, kept)
 
     def user_code_fails(self, slot: SlotId, step: int) -> bool:
         return (slot, step) in self.user_failures

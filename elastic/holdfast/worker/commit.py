@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.control.snapshotting import Standing, Tally
 from holdfast.model.plan import Plan
 from holdfast.model.records import Commit
 from holdfast.program import Program
 from holdfast.worker.comm import WORLD, Comm
 from holdfast.worker.layers import HeldLayer
-from holdfast.worker.snapshots import Standing, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

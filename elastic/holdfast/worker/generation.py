@@ -121,7 +121,8 @@ class GenerationRun:
             if voted.stop:
                 return True
             is_last = version.step == self._setting.spec.steps  # nobody will go on from there
-            if not is_last and self._snapshots.is_due(version.step, voted.tally):
+            # Also then the vote says what is whole by now: a checkpoint of the end may overwrite the rest.
+            if self._snapshots.is_due(version.step, voted.tally) and not is_last:
                 self._snapshots.begin(version, runner.held, commit, voted.tally)
         return False
 

@@ -9,6 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from holdfast.control.snapshotting import Standing
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Pipeline, Plan, Span, Stage
 from holdfast.planner.profile import LayerProfile
@@ -20,7 +21,6 @@ from holdfast.worker.layers import initial_layer
 from holdfast.worker.main import serve_store
 from holdfast.worker.measuring import now_s, pass_through, trials
 from holdfast.worker.process_groups import make_backend
-from holdfast.worker.snapshots import Standing
 from holdfast.worker.state import Setting
 from holdfast.worker.step import StepRunner
 

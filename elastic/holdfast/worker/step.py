@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import Schedule1F1B
 
+from holdfast.control.snapshotting import Standing
 from holdfast.errors import UserCodeError
 from holdfast.model.heartbeat import Phase
 from holdfast.model.plan import Plan, Span
@@ -16,7 +17,6 @@ from holdfast.worker.device import give_back_freed
 from holdfast.worker.layers import HeldLayer
 from holdfast.worker.reduce import Reducer
 from holdfast.worker.sampling import microbatch_positions, sample_indices
-from holdfast.worker.snapshots import Standing
 from holdfast.worker.stage import HoldfastStage, StageModule
 from holdfast.worker.state import Setting
 

@@ -21,9 +21,10 @@ from holdfast_checkpoint.digest import digest_of
 from holdfast_checkpoint.errors import CorruptError, StorageBusyError
 from holdfast_checkpoint.folders import folder_of
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
-from holdfast_checkpoint.ram import FETCHED, Copy, RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
 from holdfast_checkpoint.remote import Repository
 from holdfast_checkpoint.retention import being_read
+from holdfast_checkpoint.sparing import FETCHED
 
 pytestmark = pytest.mark.asyncio
 HERE, THERE, FAR = NodeId("here"), NodeId("there"), NodeId("zfar")

@@ -79,7 +79,3 @@ def test_a_malformed_offer_is_refused(change: dict[str, object]) -> None:
 def test_what_is_no_offer_at_all_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Offer.read(data)
-
-
-def test_a_later_generation_is_newer_even_at_an_earlier_step() -> None:
-    assert max([Version(41, 5), Version(42, 4), Version(40, 5)], key=lambda version: version.age) == Version(41, 5)

@@ -19,8 +19,9 @@ from holdfast_checkpoint.digest import digest_of
 from holdfast_checkpoint.errors import StorageError
 from holdfast_checkpoint.folders import folder_of
 from holdfast_checkpoint.header import LENGTH
-from holdfast_checkpoint.ram import PEER, RamTier
+from holdfast_checkpoint.ram import RamTier
 from holdfast_checkpoint.remote import Repository
+from holdfast_checkpoint.sparing import PEER
 
 pytestmark = pytest.mark.asyncio
 FIRST, SECOND = Version(10, 1), Version(20, 1)

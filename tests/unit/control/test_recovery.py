@@ -10,7 +10,7 @@ from holdfast.control.recovery import (
     choose_basis,
     extend_lineage,
     is_history,
-    newest_in_ram,
+    kept_in_ram,
 )
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import CheckpointRef, Commit, SlotInventory, SnapshotInventory, Version
@@ -283,6 +283,7 @@ def test_snapshots_of_a_history_that_was_left_are_not_gone_back_to() -> None:
 def test_the_kept_version_is_the_newest_that_ram_alone_has_whole() -> None:
     snapshots = in_ram(a=((8, 1), (0, 1)), b=((8, 1), (2,)), c=((7, 1), ALL), d=((5, 1), ALL))
 
-    assert newest_in_ram(Stored(snapshots=snapshots), (), LAYERS) == Version(7, 1)
-    assert newest_in_ram(Stored(snapshots=snapshots), ((2, 6),), LAYERS) == Version(5, 1)
-    assert newest_in_ram(Stored(), (), LAYERS) is None
+    started = Version(7, 1)
+    assert kept_in_ram(Stored(snapshots=snapshots), (), LAYERS, started) == (Version(7, 1), Version(5, 1))
+    assert kept_in_ram(Stored(snapshots=snapshots), ((2, 6),), LAYERS, Version(6, 1)) == (Version(5, 1), None)
+    assert kept_in_ram(Stored(), (), LAYERS, started) == (None, None)

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.model.ids import NodeId
 from holdfast.model.plan import Span
-from holdfast.simulator.replay.comparing import Case, Prices, as_json, bound, policies, run
+from holdfast.simulator.replay.comparing import Case, Prices, as_json, bound, case_of_table, policies, run
 from holdfast.simulator.replay.costs import MeasuredCosts, ParcaeCosts
 from holdfast.simulator.replay.floor import Floor, rebuild
 from holdfast.simulator.replay.formats import load_trace
@@ -25,18 +25,7 @@ EPSILON = 1e-6
 
 
 def case(trace: Trace) -> Case:
-    table = load_table(TRACES / "throughput-v100.json", "gpt-1.5b")
-    assert table.layer_bytes is not None
-    assert table.migration is not None
-    return Case(
-        trace=trace,
-        even=table.even(),
-        uneven=table.uneven(),
-        model=Model(table.layer_bytes),
-        migration=table.migration,
-        shallowest=6,
-        own=MeasuredCosts(link_bytes_per_s=table.migration.link_bytes_per_s),
-    )
+    return case_of_table(load_table(TRACES / "throughput-v100.json", "gpt-1.5b"), trace)
 
 
 @pytest.fixture(scope="module")

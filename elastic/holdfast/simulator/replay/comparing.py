@@ -11,15 +11,17 @@ from holdfast.simulator.replay.bound import Hindsight
 from holdfast.simulator.replay.coordinated import NAME as COORDINATOR
 from holdfast.simulator.replay.coordinated import replay as replay_coordinated
 from holdfast.simulator.replay.costs import MeasuredCosts, ParcaeCosts
+from holdfast.simulator.replay.fitting import ENTRIES_MIN
 from holdfast.simulator.replay.holdfast import Holdfast, throughput
 from holdfast.simulator.replay.model import Model
 from holdfast.simulator.replay.parcae import ParcaeFuture, ParcaeMoves, ParcaeReactive
 from holdfast.simulator.replay.published import Bamboo, Oobleck, Setting, Varuna
 from holdfast.simulator.replay.replaying import Outcome, Policy, replay
-from holdfast.simulator.replay.runtime import Runtime
-from holdfast.simulator.replay.table import Migration
+from holdfast.simulator.replay.runtime import Runtime, of_table
+from holdfast.simulator.replay.table import Migration, Table
 from holdfast.simulator.replay.trace import Trace
 from holdfast.simulator.replay.yields import Layouts
+from holdfast.spec import JobSpec
 
 # What a policy costs, besides what it does.
 ON_DEMAND = "on-demand"
@@ -57,6 +59,24 @@ class Case:
     shallowest: int
     own: MeasuredCosts
     runtime: Runtime | None = None
+
+
+def case_of_table(table: Table, trace: Trace, spec: JobSpec | None = None) -> Case:
+    """`table`: with the sizes of the layers. `spec`: of the job that the real coordinator is to plan for."""
+    assert table.layer_bytes is not None, "a job has layers"
+    own = MeasuredCosts() if spec is None else MeasuredCosts(checkpoint_steps=spec.checkpoints.every)
+    if table.migration is not None:
+        own = replace(own, link_bytes_per_s=table.migration.link_bytes_per_s)
+    return Case(
+        trace=trace,
+        even=table.even(),
+        uneven=table.uneven(),
+        model=Model(table.layer_bytes),
+        migration=table.migration,
+        shallowest=table.shallowest,
+        own=own,
+        runtime=of_table(table, spec) if spec is not None and len(table.step_s) >= ENTRIES_MIN else None,
+    )
 
 
 def policies(case: Case) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ class _Run:
         self._now_s = 0.0
         self._agenda: list[_Due] = []
         self._order = count()
+        self._noted_wake_s = -1.0
         self._joined_s: dict[NodeId, float] = {}  # of those that the trace has now
         self._generation: GenerationRecord | None = None
         self._broken = 0  # the newest generation that lost somebody while it formed
@@ -194,7 +195,8 @@ class _Run:
             for command in self._coordinator.handle(event, self._now_s):
                 self._carry_out(command)
         wake_s = self._coordinator.wake_at_s
-        if wake_s is not None and wake_s > self._now_s:
+        if wake_s is not None and wake_s > self._now_s and wake_s != self._noted_wake_s:
+            self._noted_wake_s = wake_s
             self._at(wake_s, partial(self._wake, wake_s))
 
     def _wake(self, wake_s: float) -> None:
