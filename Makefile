@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-chaos test-parts test-networks test-rest test-quick simulate check crd bench clean
+.PHONY: help setup demo test test-waiting test-computing test-quick simulate check crd bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -22,25 +22,15 @@ demo: setup ## train through a kill, a drain and a join; compare with the undist
 	$(BIN)/python examples/demo.py
 
 test: setup ## run the whole test suite, on two cores
-	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-chaos test-parts test-networks test-rest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-waiting test-computing
 
-# Of whole jobs, what other lanes take on so that all end at about the same time.
-PARTITIONS := tests/chaos/test_partitions.py
-TIERS := tests/chaos/test_tiers.py
+# What takes longest comes first; a process that is free takes the next file.
+test-waiting: setup # real processes, which wait for each other: beside them the processor has time
+	$(BIN)/pytest --numprocesses=3 --dist=loadgroup --no-loadscope-reorder tests/kube tests/chaos tests/integration \
+	    $(addprefix --ignore=tests/,simulation property) tests
 
-test-chaos: setup # whole jobs, most of which wait for their nodes; beside them the processor has time
-	$(BIN)/pytest tests/chaos $(addprefix --ignore=,$(PARTITIONS) $(TIERS))
-
-test-parts: setup # real processes beside each other: stores, agents, ranks
-	$(BIN)/pytest tests/integration
-
-test-networks: setup # nodes, and a Kubernetes cluster's pods, in networks of their own
-	$(BIN)/pytest tests/kube $(PARTITIONS)
-
-test-rest: setup # what only computes gives way to what waits for other processes
+test-computing: setup # what only computes gives way to what waits for other processes
 	nice -n 15 $(BIN)/pytest tests/simulation tests/property
-	$(BIN)/pytest $(addprefix --ignore=tests/,chaos integration kube simulation property)
-	$(BIN)/pytest $(TIERS)
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)

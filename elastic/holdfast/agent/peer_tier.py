@@ -15,7 +15,7 @@ from holdfast.agent.http import Handler
 from holdfast.agent.offers import COPIES, copy_target, digest_json, read_digest, read_fetched_for
 from holdfast.agent.offers import Version as Named
 from holdfast.agent.peers import Peers
-from holdfast.agent.pulling import Puller
+from holdfast.agent.pulling import Puller, Spare
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import AgentRef, GenerationRecord, StartRecord, Version
@@ -91,7 +91,8 @@ class PeerTier:
             placement = peer_copies(holders, domains, layer_bytes, copies)
         self.follow(placement)
         if start.kept is not None:
-            self.keep(start.kept, start.spare)
+            spare = Spare(_named(start.spare), start.generation) if start.spare is not None else None
+            self.keep(start.kept, spare)
         return placement
 
     def admit(self, agents: Iterable[AgentRef]) -> None:
@@ -107,10 +108,10 @@ class PeerTier:
         self._placement = placement
         self._puller.follow(placement.pulled_by(self._node))
 
-    def keep(self, kept: Version, spare: Version | None = None) -> None:
-        """The version that nobody gives up; and the one before it, until that is known to be sound."""
+    def keep(self, kept: Version, spare: Spare | None = None) -> None:
+        """The version that nobody gives up; and another one, until this is known to be sound."""
         self._serving.keep(_named(kept))
-        self._puller.keep(_named(kept), _named(spare) if spare is not None else None)
+        self._puller.keep(_named(kept), spare)
 
     def changed(self) -> None:
         """This node holds other snapshots than before."""

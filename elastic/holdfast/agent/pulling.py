@@ -40,6 +40,14 @@ class Patience:
         return random.uniform(0.5, 1.0) * longest_s
 
 
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A version to go back to, until `generation` commits a step."""
+
+    version: Version
+    generation: int
+
+
 class Puller:
     """One an agent, on its event loop; keeps copies in `ram` under the origin "peer:<source>"."""
 
@@ -60,7 +68,7 @@ class Puller:
         self.incarnation = ""  # this agent's, as it is told with each question
         self._wanted: Mapping[str, frozenset[int]] = {}
         self._kept: Version | None = None
-        self._spare: tuple[int, int] | None = None
+        self._spare: Spare | None = None
         self._changed = asyncio.Event()
 
     def follow(self, sources: Mapping[str, Collection[int]]) -> None:
@@ -69,9 +77,9 @@ class Puller:
         self._wanted = {source: frozenset(layers) for source, layers in sources.items() if layers}
         self._changed.set()
 
-    def keep(self, kept: Version, spare: tuple[int, int] | None = None) -> None:
-        """The version that must not be given up, as votes or the generation's start say; and the one before it, until
-        that is known to be sound."""
+    def keep(self, kept: Version, spare: Spare | None = None) -> None:
+        """The version that must not be given up, as votes or the generation's start say; and another one, until what
+        the generation started from is known to be sound."""
         self._kept, self._spare = kept, spare
         self._forget_unwanted(kept)
 
@@ -160,9 +168,12 @@ class Puller:
 
     def _make_room(self, layer: int, version: Version, told: Version | None) -> None:
         here = [held for held, layers in self._ram.versions().items() if layer in layers and held != version]
-        stay = spared_at_arrival(here, (self._kept, told))
+        if self._spare is not None and version.generation >= self._spare.generation:
+            self._spare = None
+        stay = spared_at_arrival(here, (self._kept, told, self._spare.version if self._spare is not None else None))
         self._ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
 
     def _forget_unwanted(self, kept: Version) -> None:
         wanted = frozenset[int]().union(*self._wanted.values())
-        self._ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))
+        spare = self._spare.version if self._spare is not None else None
+        self._ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, spare))

@@ -87,7 +87,6 @@ class Tiers:
             settings.checkpoints.away_s, settings.timeouts.start_s * _SHARE_TO_SAY, self._restore_waits
         )
         self._start: StartRecord | None = None
-        self._kept: Version | None = None
         self._taken: dict[int, Snapshotted] = {}  # by slot, the last one
         self._unsound: set[str] = set()
         self._fetching: asyncio.Task[None] | None = None
@@ -108,7 +107,7 @@ class Tiers:
 
     def tend(self, generation: GenerationRecord, start: StartRecord) -> None:
         """A generation starts: restore what its workers lack, then see to copies."""
-        self._start, self._kept = start, start.kept
+        self._start = start
         if self._fetching is not None:
             self._fetching.cancel()
         mine = {restore.layer for restore in start.restores if restore.target.node == self._node}
@@ -141,7 +140,6 @@ class Tiers:
 
     def _begun(self, index: int, kept: Version | None) -> None:
         """A worker overwrites what it has of other versions; what was fetched for it, it has taken over."""
-        self._kept = kept
         start = self._start
         held = start.version if start is not None and start.plan is None else None
         self.ram.keep_only(lambda copy: outlives_overwriting(copy, f"{OWN}:{index}", _pair(kept), _pair(held)))

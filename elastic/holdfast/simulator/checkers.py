@@ -123,7 +123,7 @@ class Checkers:
         found: dict[Version, set[int]] = {}
         for node in nodes:
             agent = self._world.agents.get(node)
-            for copy in agent.tiers.copies() if agent is not None and not agent.dead else ():
+            for copy in agent.tiers.ram.copies() if agent is not None and not agent.dead else ():
                 if copy.buffer.is_sound or rotten:
                     found.setdefault(Version(*copy.version), set()).add(copy.layer)
         return found | self._in_storage()
@@ -184,7 +184,7 @@ class Checkers:
         if any(agent.dead for agent in agents) or any(self._world.worker(name) is None for name in members):
             return
         for layer in range(self._reference.layers):
-            held = sum(bool(agent.tiers.find(layer, (kept.step, kept.generation))) for agent in agents)
+            held = sum(bool(agent.tiers.ram.find(layer, (kept.step, kept.generation))) for agent in agents)
             wanted = min(self._world.job.copies + 1, len(nodes))
             require(held >= wanted, f"layer {layer} at {show(kept)} is kept by {held} nodes, and should be by {wanted}")
 
@@ -260,8 +260,11 @@ class Checkers:
     # Everybody.
 
     def acted(self) -> None:
-        """Nothing is ever lost by what is done, only by what dies or rots: after an action that no process went with,
-        what could be started from before can be started from still, or something newer."""
+        """Nothing is ever lost by what is done, only by what dies: after an action that no process went with, what
+        could be started from before can be started from still, or something newer. Unless bytes flip: then what is
+        kept may be rotten, and the one before is overwritten all the same."""
+        if self.flipped:
+            return
         before, alive = self._best, self._alive
         self._alive = self._processes()
         workers = [worker for worker in self._world.workers() if not self._world.is_orphan(worker.worker)]
@@ -280,9 +283,10 @@ class Checkers:
         require(found, f"{show(before)} could be started from, and now {show(self._best)} is what is left")
 
     def _processes(self) -> tuple[object, ...]:
-        """That hold something, and what rotted."""
+        """That hold something. A step that somebody commits takes what it held before with it."""
         agents = [agent.member.identity.incarnation for agent in self._world.agents.values() if not agent.dead]
-        return (*agents, *(worker.worker for worker in self._world.workers()), self.flipped)
+        held = ((worker.worker, worker.held.version) for worker in self._world.workers())
+        return (*agents, *held)
 
     # The coordinator.
 

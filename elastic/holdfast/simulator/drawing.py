@@ -44,7 +44,7 @@ def with_tiers(drawn: Scenario, seed: int) -> Scenario:
             copies_fail=random.choice((0.0, 0.0, 0.1)),
             uploads_fail=random.choice((0.0, 0.0, 0.2)),
         ),
-        faults=(*drawn.faults, *(_trouble(random, drawn.nodes) for _ in range(random.randint(0, 3)))),
+        faults=(*drawn.faults, *(_trouble(random, drawn.nodes) for _ in range(random.choice((0, 1, 2, 4, 8))))),
     )
 
 
@@ -126,6 +126,7 @@ def _fault(random: Random, nodes: str, slots: int) -> Fault:
 def _trouble(random: Random, nodes: str) -> Fault:
     """For what is stored."""
     kinds: tuple[Callable[[], Fault], ...] = (
+        lambda: faults.flip_ram(random.choice(nodes), random.randrange(16)),
         lambda: faults.flip_ram(random.choice(nodes), random.randrange(16)),
         lambda: faults.flip_checkpoint(random.randrange(4)),
         lambda: disturbances.storage_away(random.choice(_LONG_S)),

@@ -167,7 +167,7 @@ def flip_ram(node: str, index: int = 0) -> Fault:
 
     def strike(world: World) -> None:
         agent = _agent(world, node)
-        if agent is not None and (copies := list(agent.tiers.copies())):
+        if agent is not None and (copies := list(agent.tiers.ram.copies())):
             copies[index % len(copies)].buffer.is_sound = False
             world.checkers.flipped += 1
 

@@ -30,6 +30,10 @@ class Phase(StrEnum):
     DEAD = "dead"
 
 
+# Of these phases a loss is noticed, and a cut.
+WAITING_FOR_PEERS = (Phase.MOVING, Phase.AGREEING, Phase.REDUCING, Phase.VOTING)
+
+
 class Surroundings(Protocol):
     """What a worker needs of the world: everyone else's side of the wires, the checkers, a few dials."""
 

@@ -5,11 +5,10 @@ pulled, one share uploaded. Which copies go follows from the real rules.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from holdfast.control.member_commands import PutUpload
 from holdfast.model.ids import NodeId
 from holdfast.model.messages import Copied, Restored, SnapshotBegun, Snapshotted, Spoilt, ToWorker, Uploaded
 from holdfast.model.records import (
@@ -18,19 +17,17 @@ from holdfast.model.records import (
     Restore,
     SnapshotInventory,
     StartRecord,
-    UploadedBlob,
-    UploadRecord,
     Version,
 )
 from holdfast.simulator.buffers import Buffer, Pair, pair
-from holdfast.simulator.storage import StorageAwayError, folder_of
+from holdfast.simulator.ram import Copy, Ram
+from holdfast.simulator.storage import StorageAwayError
+from holdfast.simulator.uploads import Uploads
 from holdfast_checkpoint.placement import Placement, peer_copies, upload_shares
 from holdfast_checkpoint.sparing import (
     FETCHED,
-    KINDS,
     OWN,
     PEER,
-    kind_of,
     newest_whole,
     outlives_arrival,
     outlives_change,
@@ -44,24 +41,6 @@ if TYPE_CHECKING:
     from holdfast.simulator.world import World
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Copy:
-    """In this agent's RAM."""
-
-    layer: int
-    version: Pair
-    origin: str
-    buffer: Buffer
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.origin)
-
-    @property
-    def is_whole(self) -> bool:
-        return self.buffer.version == self.version
-
-
 @dataclass(slots=True)
 class _Following:
     """Of one source: what it told last, and what of that is still to be pulled."""
@@ -72,16 +51,6 @@ class _Following:
     left: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Upload:
-    """`index`: of the slot that waits for it."""
-
-    version: Version
-    layers: frozenset[int]
-    index: int | None
-    loss: float | None = None
-
-
 class Tiers:
     """One an agent."""
 
@@ -89,9 +58,9 @@ class Tiers:
         self._world, self._agent = world, agent
         self.kept: Pair | None = None  # as peers are told
         self.copied: dict[NodeId, tuple[str, Pair, frozenset[int]]] = {}  # what peers say that they hold
-        self._copies: list[Copy] = []
+        self.ram = Ram()
+        self._uploads = Uploads(world, agent.node, self._sound, lambda report: agent.carry_out([report]))
         self._start: StartRecord | None = None
-        self._kept: Version | None = None
         self._spare: Pair | None = None
         self._taken: dict[int, Snapshotted] = {}
         self._unsound: set[str] = set()
@@ -101,25 +70,6 @@ class Tiers:
         self._wanted: deque[tuple[Restore, ...]] = deque()  # of one layer each, still to be fetched
         self._lost: list[int] = []
         self._waits = False
-        self._uploads: deque[_Upload] = deque()
-        self._uploading: Version | None = None
-        self._written: dict[int, UploadedBlob] = {}
-
-    # What there is.
-
-    def copies(self) -> Iterator[Copy]:
-        """All that are whole, those that rotted as well: nobody has looked."""
-        return (copy for copy in self._copies if copy.is_whole)
-
-    def find(self, layer: int, version: Pair) -> list[Copy]:
-        found = [copy for copy in self.copies() if copy.layer == layer and copy.version == version]
-        return sorted(found, key=lambda copy: (KINDS.index(copy.kind), copy.origin))
-
-    def versions(self, kinds: Collection[str] = KINDS) -> dict[Pair, set[int]]:
-        found: dict[Pair, set[int]] = {}
-        for copy in (copy for copy in self.copies() if copy.kind in kinds):
-            found.setdefault(copy.version, set()).add(copy.layer)
-        return found
 
     # What its workers and the store say.
 
@@ -132,7 +82,7 @@ class Tiers:
 
     def tend(self, generation: GenerationRecord, start: StartRecord) -> None:
         """A generation starts."""
-        self._start, self._kept, self._waits = start, start.kept, False
+        self._start, self._waits = start, False
         mine: dict[int, list[Restore]] = {}
         for restore in start.restores:
             if restore.target.node == self._agent.node:
@@ -141,19 +91,18 @@ class Tiers:
         self._spare = pair(start.spare) if start.spare is not None else None
         kept = pair(start.kept) if start.kept is not None else None
         lasting = (pair(start.version), kept, self._spare)
-        self._keep_only([copy for copy in self._copies if outlives_start(copy, lasting, start.generation)])
+        self.ram.keep_only(lambda copy: outlives_start(copy, lasting, start.generation))
         self._place(generation, start)
         self._tell_copied()
         if start.urgent and self._world.storing.checkpoints:
-            held = self.versions().get(pair(start.version), set())
-            self._uploads.append(_Upload(start.version, frozenset(held), None))
+            self._uploads.wish(start.version, self.ram.versions().get(pair(start.version), set()))
         self._changed()
 
     def _begun(self, index: int, kept: Version | None) -> None:
-        self._kept, start = kept, self._start
+        start = self._start
         held = start.version if start is not None and start.plan is None else None
         spared = [pair(version) if version is not None else None for version in (kept, held)]
-        self._keep_only([c for c in self._copies if outlives_overwriting(c, f"{OWN}:{index}", *spared)])
+        self.ram.keep_only(lambda copy: outlives_overwriting(copy, f"{OWN}:{index}", *spared))
         if kept is not None:
             self._spare = None
             self._keep(pair(kept))
@@ -168,13 +117,13 @@ class Tiers:
             return
         for blob, buffer in zip(message.blobs, buffers, strict=True):
             assert buffer is not None
-            self._add(Copy(blob.layer, pair(version), f"{OWN}:{index}", buffer))
+            self.ram.add(Copy(blob.layer, pair(version), f"{OWN}:{index}", buffer))
         self._taken[index] = message
         self._tell_copied()
         if message.for_checkpoint:
             share = self._share()
-            layers = frozenset(blob.layer for blob in message.blobs if share is None or blob.layer in share)
-            self._uploads.append(_Upload(version, layers, index, message.loss))
+            layers = [blob.layer for blob in message.blobs if share is None or blob.layer in share]
+            self._uploads.wish(version, layers, message.loss, lambda: self._tell(index, Uploaded(version=version)))
 
     def _place(self, generation: GenerationRecord, start: StartRecord) -> None:
         before = {(agent.node, agent.incarnation) for agent in self._agents.values()}
@@ -209,7 +158,7 @@ class Tiers:
     def _keep(self, kept: Pair) -> None:
         self.kept = kept
         wanted = frozenset[int]().union(*(following.layers for following in self._followed.values()))
-        self._keep_only([copy for copy in self._copies if outlives_change(copy, wanted, kept, self._spare)])
+        self.ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))
 
     def _tell_copied(self) -> None:
         if self._start is None:
@@ -266,13 +215,11 @@ class Tiers:
         for node in restore.sources:
             peer = self._peer(node) if node != self._agent.node else None
             if peer is not None and (given := peer.tiers.give(layer, version)) is not None:
-                return self._receive(layer, version, given, FETCHED), str(node)
+                return self.ram.receive(layer, version, given.state, FETCHED), str(node)
         if start.checkpoint:
             state = self._world.storage.read(start.checkpoint, layer)
             if state is not None:
-                given = Buffer()
-                given.fill(version, state)
-                return self._receive(layer, version, given, FETCHED), "checkpoint"
+                return self.ram.receive(layer, version, state, FETCHED), "checkpoint"
             self._unsound.add(start.checkpoint)
         return None, ""
 
@@ -282,10 +229,10 @@ class Tiers:
         return copy.buffer if copy is not None else None
 
     def _sound(self, layer: int, version: Pair) -> Copy | None:
-        for copy in self.find(layer, version):
+        for copy in self.ram.find(layer, version):
             if copy.buffer.is_sound:
                 return copy
-            self._keep_only([other for other in self._copies if other is not copy])
+            self.ram.drop(copy)
             if copy.kind == OWN:
                 self._tell(int(copy.origin.partition(":")[2]), Spoilt(version=Version(*version)))
             self._changed()
@@ -313,24 +260,26 @@ class Tiers:
         if given is None:
             following.left.clear()
             return f"layer {layer} at {version} is not to be had of {node} any more"
-        here = [held for held, layers in self.versions().items() if layer in layers and held != version]
-        stay = spared_at_arrival(here, (pair(self._kept) if self._kept else None, self.kept, following.kept))
-        self._keep_only([copy for copy in self._copies if outlives_arrival(copy, layer, version, stay)])
-        self._receive(layer, version, given, f"{PEER}:{node}")
+        here = [held for held, layers in self.ram.versions().items() if layer in layers and held != version]
+        if self._start is not None and version[1] >= self._start.generation:
+            self._spare = None
+        stay = spared_at_arrival(here, (self.kept, following.kept, self._spare))
+        self.ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
+        self.ram.receive(layer, version, given.state, f"{PEER}:{node}")
         self._changed()
         return f"pulls layer {layer} at {version} from {node}"
 
     def _ask(self, node: NodeId, peer: "Agent", following: _Following) -> str:
         held = self._held(following)
         peer.tiers.hear(self._agent, held, following.layers)
-        newest, kept = newest_whole(peer.tiers.versions(), following.layers), peer.tiers.kept
+        newest, kept = newest_whole(peer.tiers.ram.versions(), following.layers), peer.tiers.kept
         following.version, following.kept = newest, kept
         if kept is not None:
             wanted = frozenset[int]().union(*(other.layers for other in self._followed.values()))
-            self._keep_only([copy for copy in self._copies if outlives_change(copy, wanted, kept, self._spare)])
+            self.ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))
             self._changed()
         if newest is not None and newest != held:
-            here = self.versions((PEER,)).get(newest, set())
+            here = self.ram.versions((PEER,)).get(newest, set())
             following.left = sorted(following.layers - here)
         return f"asks {node}, holding {held}: {newest}, kept {kept}"
 
@@ -359,11 +308,11 @@ class Tiers:
         """For either of the two."""
         held, said = self._held(following), peer.tiers.copied.get(self._agent.node)
         known = (self.incarnation, held, following.layers) if held is not None else None
-        newest = newest_whole(peer.tiers.versions(), following.layers)
+        newest = newest_whole(peer.tiers.ram.versions(), following.layers)
         return said != known or peer.tiers.kept != following.kept or (newest is not None and newest != held)
 
     def _held(self, following: _Following) -> Pair | None:
-        versions, told = self.versions((PEER,)), following.version
+        versions, told = self.ram.versions((PEER,)), following.version
         if told is not None and following.layers <= versions.get(told, set()):
             return told
         return newest_whole(versions, following.layers)
@@ -378,51 +327,12 @@ class Tiers:
     # Checkpoints.
 
     def can_upload(self) -> bool:
-        return bool(self._uploads) and self._agent.active
+        return self._agent.active and self._uploads.can_upload()
 
     def upload(self) -> str:
-        """One share, as far as the storage takes it."""
-        wish = self._uploads.popleft()
-        if self._uploading is None or self._uploading.age < wish.version.age:
-            self._uploading, self._written = wish.version, {}
-        written = [layer for layer in sorted(wish.layers) if self._write(wish.version, layer)]
-        if wish.version == self._uploading and written:
-            blobs = tuple(self._written[layer] for layer in sorted(self._written))
-            record = UploadRecord(node=self._agent.node, version=wish.version, loss=wish.loss, blobs=blobs)
-            self._agent.carry_out([PutUpload(record)])
-        if wish.index is not None:
-            self._tell(wish.index, Uploaded(version=wish.version))
-        return f"uploads {written} of {sorted(wish.layers)} at {pair(wish.version)}"
-
-    def _write(self, version: Version, layer: int) -> bool:
-        if version != self._uploading or layer in self._written:
-            return version == self._uploading
-        copy, world = self._sound(layer, pair(version)), self._world
-        if copy is None or world.network.happens(world.dials.uploads_fail):
-            return False
-        try:
-            world.storage.put(folder_of(version), layer, copy.buffer.state)
-        except StorageAwayError:
-            return False
-        self._written[layer] = UploadedBlob(layer=layer, path=str(layer), size=1, chunk_bytes=1, chunks=("",))
-        return True
+        return self._uploads.upload()
 
     # Its hands.
-
-    def _receive(self, layer: int, version: Pair, given: Buffer, origin: str) -> Copy:
-        buffer = Buffer()
-        buffer.fill(version, given.state)
-        copy = Copy(layer, version, origin, buffer)
-        self._add(copy)
-        return copy
-
-    def _add(self, copy: Copy) -> None:
-        same = (copy.origin, copy.layer, copy.version)
-        self._copies = [other for other in self._copies if (other.origin, other.layer, other.version) != same]
-        self._copies.append(copy)
-
-    def _keep_only(self, copies: list[Copy]) -> None:
-        self._copies = copies
 
     def _tell(self, index: int, message: ToWorker) -> None:
         worker = self._agent.workers.get(index)
@@ -430,7 +340,7 @@ class Tiers:
             worker.to_worker.append(message)
 
     def _changed(self) -> None:
-        held: Mapping[Pair, set[int]] = self.versions()
+        held: Mapping[Pair, set[int]] = self.ram.versions()
         inventory = tuple(
             SnapshotInventory(version=Version(*version), layers=tuple(sorted(held[version])))
             for version in sorted(held)

@@ -139,6 +139,27 @@ def test_a_checkpoint_that_turned_out_corrupt_is_not_started_from_again() -> Non
     assert talk.start.checkpoint == "four"
 
 
+def test_a_checkpoint_that_this_leader_committed_is_not_waited_for_once_it_is_found_corrupt() -> None:
+    """Nothing that is newer is sound then: it must not count as about to be committed."""
+    talk = training("a", "b", job=TIGHT)
+    talk.progress(8)
+    talk.say(written(*ALL, version=Version(8, 1)))
+    talk.say(committed((Version(8, 1), "eight")))
+    talk.go("b")
+    talk.come("c")
+    stop(talk, "a", (), None)
+    stop(talk, "c", (), None)
+    assert talk.start.checkpoint == "eight"
+
+    talk.say(ContactLost(SuspectRecord(generation=talk.generation.number, node=NodeId("a"), detail="layer 1 is lost")))
+    talk.answer("a", "c")
+    talk.wait(2.0)
+    earlier = (Version(7, 1), ALL)
+    stop(talk, "a", (), None, earlier, unsound=("eight",))
+    stop(talk, "c", (), None)
+    assert talk.start.version == Version(7, 1)
+
+
 def test_a_checkpoint_is_committed_once_all_layers_are_written_and_only_once() -> None:
     talk = training("a", "b", job=replace(JOB, has_checkpoints=True))
     version = Version(1, 1)
