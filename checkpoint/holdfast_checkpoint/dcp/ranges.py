@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from holdfast_checkpoint.dcp.sources import Source
-from holdfast_checkpoint.digest import Hasher, chunks_of
-from holdfast_checkpoint.errors import CheckpointError, CorruptError
+from holdfast_checkpoint.digest import Hasher, check_chunk, corrupt_chunk
+from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.manifest import BlobEntry
 
 log = logging.getLogger(__name__)
@@ -37,18 +37,27 @@ class Wanted:
         return self.start + len(self.view)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chunk:
-    """One chunk of a blob's digest with what is wanted of it: (index of the Wanted, it), by where it begins."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Whole chunks of a blob's digest, from number `first` on, with what is wanted of them: (index of the Wanted, it),
+    by where it begins. Where there are several chunks, one Wanted alone wants every byte."""
 
     entry: BlobEntry
-    number: int
+    first: int
     start: int
     stop: int
     wanted: tuple[tuple[int, Wanted], ...]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes are those of one Wanted, and nothing else."""
+        if len(self.wanted) > 1:
+            return False
+        _, one = self.wanted[0]
+        return one.start <= self.start and one.stop >= self.stop
 
-_Run: TypeAlias = list[_Chunk]  # neighbours in one blob
+
+_Run: TypeAlias = list[_Piece]  # neighbours in one blob
 
 
 def read_ranges(
@@ -64,21 +73,21 @@ def read_ranges(
 
     Raises: CorruptError, StorageError: no source has a sound copy; names the blob, the bytes and the tensors.
     """
-    chunks = _chunks(wanted)
+    pieces = _pieces(wanted)
     left = [0] * len(wanted)
-    for chunk in chunks:
-        for index, _ in chunk.wanted:
+    for piece in pieces:
+        for index, _ in piece.wanted:
             left[index] += 1
     for index in (index for index, count in enumerate(left) if count == 0):
         on_done(index)
     reader = _Reader(sources)
     workers = threads or min(THREADS, len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(workers, thread_name_prefix="holdfast-read") as pool:
-        futures = {pool.submit(reader.read, run): run for run in _runs(chunks)}
+        futures = {pool.submit(reader.read, run): run for run in _runs(pieces)}
         try:
             for future in as_completed(futures):
                 future.result()
-                for index in (index for chunk in futures[future] for index, _ in chunk.wanted):
+                for index in (index for piece in futures[future] for index, _ in piece.wanted):
                     left[index] -= 1
                     if left[index] == 0:
                         on_done(index)
@@ -87,31 +96,52 @@ def read_ranges(
             raise
 
 
-def _chunks(wanted: Sequence[Wanted]) -> list[_Chunk]:
+def _pieces(wanted: Sequence[Wanted]) -> list[_Piece]:
     """By blob and place, so that a disk is read forwards."""
-    found: dict[tuple[int, int], list[tuple[int, Wanted]]] = {}
+    of_blob: dict[int, list[tuple[int, Wanted]]] = {}
     for index, one in enumerate(wanted):
-        for number, _, _ in chunks_of(one.entry.digest, one.start, one.stop) if one.view else ():
-            found.setdefault((one.entry.layer, number), []).append((index, one))
-    chunks = []
-    for (_, number), inside in sorted(found.items(), key=lambda item: item[0]):
-        entry = inside[0][1].entry
-        start = number * entry.digest.chunk_bytes
-        stop = min(start + entry.digest.chunk_bytes, entry.size)
-        inside.sort(key=lambda pair: (pair[1].start, pair[0]))
-        chunks.append(_Chunk(entry=entry, number=number, start=start, stop=stop, wanted=tuple(inside)))
-    return chunks
+        if one.view:
+            of_blob.setdefault(one.entry.layer, []).append((index, one))
+    pieces: list[_Piece] = []
+    for layer in sorted(of_blob):
+        inside = sorted(of_blob[layer], key=lambda pair: (pair[1].start, pair[0]))
+        pieces += sorted(_of_blob(inside), key=lambda piece: piece.start)
+    return pieces
 
 
-def _runs(chunks: Sequence[_Chunk]) -> Iterator[_Run]:
+def _of_blob(inside: Sequence[tuple[int, Wanted]]) -> Iterator[_Piece]:
+    """Chunks that one of them wants as a whole, and nobody else, together; the others one by one."""
+    entry, size = inside[0][1].entry, inside[0][1].entry.digest.chunk_bytes
+    most, shared = max(1, _RUN_BYTES // size), dict[int, list[tuple[int, Wanted]]]()
+    taken = 0  # chunks before this one are wanted by one that begins earlier
+    begins = [*(one.start // size for _, one in inside[1:]), -(-entry.size // size)]
+    for (index, one), following in zip(inside, begins, strict=True):
+        first, end = one.start // size, -(-one.stop // size)
+        alone = max(-(-one.start // size), taken)
+        until = min(end if one.stop == entry.size else one.stop // size, following)
+        for number in (*range(first, min(alone, end)), *range(max(alone, until), end)):
+            shared.setdefault(number, []).append((index, one))
+        for number in range(alone, until, most):
+            yield _piece(entry, number, min(number + most, until), ((index, one),))
+        taken = max(taken, end)
+    for number, together in shared.items():
+        yield _piece(entry, number, number + 1, tuple(together))
+
+
+def _piece(entry: BlobEntry, first: int, end: int, wanted: tuple[tuple[int, Wanted], ...]) -> _Piece:
+    size = entry.digest.chunk_bytes
+    return _Piece(entry, first, first * size, min(end * size, entry.size), wanted)
+
+
+def _runs(pieces: Sequence[_Piece]) -> Iterator[_Run]:
     """What one thread reads, and what is asked of a storage at once if it is far away."""
     run: _Run = []
-    for chunk in chunks:
-        follows = run and run[-1].entry.layer == chunk.entry.layer and run[-1].stop == chunk.start
-        if run and (not follows or chunk.stop - run[0].start > _RUN_BYTES):
+    for piece in pieces:
+        follows = run and run[-1].entry.layer == piece.entry.layer and run[-1].stop == piece.start
+        if run and (not follows or piece.stop - run[0].start > _RUN_BYTES):
             yield run
             run = []
-        run.append(chunk)
+        run.append(piece)
     if run:
         yield run
 
@@ -134,29 +164,24 @@ class _Reader:
         self._read_from(self._sources[-1], run)
 
     def _read_from(self, source: Source, run: _Run) -> None:
-        # From near, chunk by chunk: each is in the cache when its checksum is made.
-        for part in [[chunk] for chunk in run] if source.is_near else [run]:
+        for part in [[piece] for piece in run] if source.is_near else [run]:
             try:
-                self._read_part(source, part)
+                if source.is_near and part[0].is_plain:
+                    _read_straight(source, part[0])
+                else:
+                    self._read_part(source, part)
             except CheckpointError as error:
                 raise type(error)(f"{error} ({_names(part)})") from error
 
     def _read_part(self, source: Source, part: _Run) -> None:
         entry, start = part[0].entry, part[0].start
         scratch = self._scratch(part[-1].stop - start)
-        views = [_views(chunk, scratch[chunk.start - start : chunk.stop - start]) for chunk in part]
-        source.read_into(entry, start, [view for of_chunk in views for view in of_chunk])
-        for chunk, of_chunk in zip(part, views, strict=True):
-            hasher = Hasher(entry.digest.chunk_bytes)
-            for view in of_chunk:
-                hasher.update(view)
-            if hasher.digest().chunks != (entry.digest.chunks[chunk.number],):
-                raise CorruptError(
-                    f"{source.what(entry)} is corrupt between bytes {chunk.start} and {chunk.stop}: "
-                    "its checksum there is another one"
-                )
-            if _overlap(chunk):
-                _hand_out(chunk, of_chunk[0])
+        views = [_views(piece, scratch[piece.start - start : piece.stop - start]) for piece in part]
+        source.read_into(entry, start, [view for of_piece in views for view in of_piece])
+        for piece, of_piece in zip(part, views, strict=True):
+            _check(piece, of_piece, source)
+            if _overlap(piece):
+                _hand_out(piece, of_piece[0])
 
     def _scratch(self, size: int) -> memoryview:
         """Of this thread; kept, since fresh memory costs as much as the read."""
@@ -166,32 +191,52 @@ class _Reader:
         return memoryview(held)[:size]
 
 
-def _overlap(chunk: _Chunk) -> bool:
+def _read_straight(source: Source, piece: _Piece) -> None:
+    """Chunk by chunk: each is in the cache when its checksum is made."""
+    entry, size, (_, one) = piece.entry, piece.entry.digest.chunk_bytes, piece.wanted[0]
+    what = source.what(entry)
+    for number, start in enumerate(range(piece.start, piece.stop, size), piece.first):
+        view = one.view[start - one.start : min(start + size, piece.stop) - one.start]
+        source.read_into(entry, start, (view,))
+        check_chunk(view, entry.digest, number, what)
+
+
+def _check(piece: _Piece, views: Sequence[memoryview], source: Source) -> None:
+    """Raises: CorruptError: names the bytes of the blob."""
+    hasher = Hasher(piece.entry.digest.chunk_bytes)
+    for view in views:
+        hasher.update(view)
+    for number, found in enumerate(hasher.digest().chunks, piece.first):
+        if found != piece.entry.digest.chunks[number]:
+            raise corrupt_chunk(piece.entry.digest, number, source.what(piece.entry))
+
+
+def _overlap(piece: _Piece) -> bool:
     """Whether two want the same bytes."""
-    return any(one.stop > other.start for (_, one), (_, other) in pairwise(chunk.wanted))
+    return any(one.stop > other.start for (_, one), (_, other) in pairwise(piece.wanted))
 
 
-def _views(chunk: _Chunk, scratch: memoryview) -> list[memoryview]:
-    """The chunk as pieces of the wanted views, and of scratch memory between them; only scratch if some overlap."""
-    if _overlap(chunk):
+def _views(piece: _Piece, scratch: memoryview) -> list[memoryview]:
+    """The piece as parts of the wanted views, and of scratch memory between them; only scratch if some overlap."""
+    if _overlap(piece):
         return [scratch]
     views: list[memoryview] = []
-    at = chunk.start
-    for _, one in chunk.wanted:
-        start, stop = max(one.start, chunk.start), min(one.stop, chunk.stop)
-        views += [scratch[at - chunk.start : start - chunk.start], one.view[start - one.start : stop - one.start]]
+    at = piece.start
+    for _, one in piece.wanted:
+        start, stop = max(one.start, piece.start), min(one.stop, piece.stop)
+        views += [scratch[at - piece.start : start - piece.start], one.view[start - one.start : stop - one.start]]
         at = stop
-    views.append(scratch[at - chunk.start :])
+    views.append(scratch[at - piece.start :])
     return [view for view in views if view]
 
 
-def _hand_out(chunk: _Chunk, read: memoryview) -> None:
-    for _, one in chunk.wanted:
-        start, stop = max(one.start, chunk.start), min(one.stop, chunk.stop)
-        one.view[start - one.start : stop - one.start] = read[start - chunk.start : stop - chunk.start]
+def _hand_out(piece: _Piece, read: memoryview) -> None:
+    for _, one in piece.wanted:
+        start, stop = max(one.start, piece.start), min(one.stop, piece.stop)
+        one.view[start - one.start : stop - one.start] = read[start - piece.start : stop - piece.start]
 
 
 def _names(run: _Run) -> str:
-    names = sorted({one.name for chunk in run for _, one in chunk.wanted})
+    names = sorted({one.name for piece in run for _, one in piece.wanted})
     more = f" and {len(names) - _NAMES_MAX} more" if len(names) > _NAMES_MAX else ""
     return f"it holds {', '.join(map(repr, names[:_NAMES_MAX]))}{more}"

@@ -1,5 +1,6 @@
 """The pieces of the torch.distributed.checkpoint bridge, in one process."""
 
+import contextlib
 import io
 import math
 import os
@@ -160,6 +161,35 @@ def test_two_that_want_the_same_bytes_both_get_them(tmp_path: Path) -> None:
     wanted = [_wanted(entry, start, stop) for start, stop in spans]
     read_ranges([one for _, one in wanted], [LocalSource(tmp_path)])
     assert [bytes(memory) for memory, _ in wanted] == [data[start:stop] for start, stop in spans]
+
+
+@given(
+    size=st.integers(1, 9 * CHUNK),
+    cuts=st.lists(st.tuples(st.integers(0, 9 * CHUNK), st.integers(0, 9 * CHUNK)), min_size=1, max_size=6),
+    flipped=st.integers(0, 9 * CHUNK),
+    most=st.integers(1, 5 * CHUNK),
+)
+@settings(max_examples=150)
+def test_any_ranges_are_read_and_no_flipped_byte_gets_through(
+    tmp_path_factory: pytest.TempPathFactory, size: int, cuts: Any, flipped: int, most: int
+) -> None:
+    folder, data = tmp_path_factory.mktemp("blob"), os.urandom(size)
+    entry = _entry(folder, data)
+    spans = [(min(a, b, size), min(max(a, b), size)) for a, b in cuts]
+    wanted = [_wanted(entry, start, stop) for start, stop in spans]
+    settled: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("holdfast_checkpoint.dcp.ranges._RUN_BYTES", most)
+        read_ranges([one for _, one in wanted], [LocalSource(folder)], on_done=settled.append)
+        assert [bytes(memory) for memory, _ in wanted] == [data[start:stop] for start, stop in spans]
+        assert sorted(settled) == list(range(len(spans)))
+
+        at = flipped % size
+        (folder / "blob").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        chunk = at // CHUNK
+        touched = any(chunk in range(start // CHUNK, -(-stop // CHUNK)) for start, stop in spans if start < stop)
+        with pytest.raises(CorruptError) if touched else contextlib.nullcontext():
+            read_ranges([one for _, one in wanted], [LocalSource(folder)])
 
 
 def test_a_flipped_byte_matters_to_those_alone_who_read_its_chunk(tmp_path: Path) -> None:
