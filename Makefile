@@ -26,8 +26,8 @@ test: setup ## run the whole test suite, on two cores
 
 # What takes longest comes first; a process that is free takes the next file.
 test-waiting: setup # real processes, which wait for each other: beside them the processor has time
-	$(BIN)/pytest --numprocesses=3 --dist=loadgroup --no-loadscope-reorder tests/kube tests/chaos tests/integration \
-	    $(addprefix --ignore=tests/,simulation property) tests
+	$(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
+	    $(addprefix tests/,kube chaos integration unit)
 
 test-computing: setup # what only computes gives way to what waits for other processes
 	nice -n 15 $(BIN)/pytest tests/simulation tests/property

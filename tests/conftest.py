@@ -1,7 +1,7 @@
 """What holds for all tests."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,18 +10,19 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
 
-TESTS = Path(__file__).parent
 # Tests that share what is made once, though they are in several files.
-TOGETHER = {"networks": ("kube", "chaos/test_partitions.py"), "operator": ("integration/operator",)}
+TOGETHER = {"networks": ("tests/kube", "tests/chaos/test_partitions.py"), "operator": ("tests/integration/operator",)}
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """With several processes the tests of a file stay in one, for its fixtures' sake."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With several processes the tests of a file stay in one, for its fixtures' sake, and so do files in TOGETHER."""
+    from xdist.scheduler import LoadFileScheduling  # not there without the plug-in
 
+    class Together(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = PurePosixPath(nodeid.partition("::")[0])
+            groups = (name for name, parts in TOGETHER.items() if any(file.is_relative_to(part) for part in parts))
+            return next(groups, str(file))
 
-def _group(file: Path) -> str:
-    place = file.relative_to(TESTS)
-    names = (name for name, parts in TOGETHER.items() if any(place.is_relative_to(part) for part in parts))
-    return next(names, str(place))
+    return Together(config, log)

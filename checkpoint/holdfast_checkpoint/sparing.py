@@ -13,7 +13,7 @@ OWN, PEER, FETCHED = "own", "peer", "fetched"
 KINDS = (OWN, PEER, FETCHED)  # in the order in which they are preferred
 
 
-class Named(Protocol):
+class Held(Protocol):
     """A copy of a layer. `origin`: "own:<slot index>", "peer:<node>" or "fetched"; its first word is the `kind`."""
 
     @property
@@ -51,7 +51,7 @@ def choose(held: Sequence[Version | None], version: Version, keep: Version | Non
     return min(free, key=lambda at: held[at] or (-1, -1))
 
 
-def outlives_overwriting(copy: Named, worker: str, kept: Version | None, held: Version | None) -> bool:
+def outlives_overwriting(copy: Held, worker: str, kept: Version | None, held: Version | None) -> bool:
     """When the worker of origin `worker` takes a new snapshot. What was fetched for it, it has taken over by then.
     `held`: while nobody trains, what the job waits with; there may be no other copy."""
     if copy.kind == FETCHED:
@@ -59,14 +59,14 @@ def outlives_overwriting(copy: Named, worker: str, kept: Version | None, held: V
     return copy.origin != worker or copy.version in (kept, held)
 
 
-def outlives_start(copy: Named, wanted: Collection[Version | None], generation: int) -> bool:
+def outlives_start(copy: Held, wanted: Collection[Version | None], generation: int) -> bool:
     """Once the start of `generation` is decided, nothing comes of other versions than those it wants: the one it starts
     from, the kept one, and the one to go back to if these turn out corrupt; and those of its own, which an agent that
     comes anew may have."""
     return copy.version in wanted or copy.version[1] >= generation
 
 
-def outlives_arrival(copy: Named, layer: int, arriving: Version, stay: Collection[Version]) -> bool:
+def outlives_arrival(copy: Held, layer: int, arriving: Version, stay: Collection[Version]) -> bool:
     """When version `arriving` of a layer comes from a peer. `stay`: `spared_at_arrival`."""
     return copy.kind != PEER or copy.layer != layer or copy.version == arriving or copy.version in stay
 
@@ -76,7 +76,7 @@ def spared_at_arrival(here: Collection[Version], kept: Collection[Version | None
     return [version for version in here if version in kept] or sorted(here, key=age)[-1:]
 
 
-def outlives_change(copy: Named, wanted: Collection[int], kept: Version, spare: Version | None) -> bool:
+def outlives_change(copy: Held, wanted: Collection[int], kept: Version, spare: Version | None) -> bool:
     """Once version `kept` is whole: copies for peers of layers that are not to be kept here any more are of use no
     longer than until then. `spare`: what the job goes back to if that turns out corrupt."""
     return copy.kind != PEER or copy.layer in wanted or copy.version == spare or age(copy.version) >= age(kept)

@@ -10,6 +10,7 @@ from harness.copies import (
 from harness.waiting import until
 from holdfast.agent.blob_serving import ServingLimits
 from holdfast.agent.offers import Offer, Question, Version
+from holdfast.agent.pulling import Spare
 from holdfast.model.ids import NodeId
 
 
@@ -98,6 +99,41 @@ async def test_copies_of_layers_that_others_keep_now_stay_until_a_newer_version_
     assert keeper.held(FIRST) == taken
     keeper.puller.keep(SECOND)
     assert list(keeper.held(FIRST)) == [1]
+
+
+async def test_what_a_keepers_own_worker_has_is_no_copy_that_it_keeps(nodes: Nodes) -> None:
+    """That worker gives it up without asking."""
+    owner, keeper = await nodes.start("owner"), await nodes.start("keeper")
+    keeper.known["owner"] = owner.address
+    keeper.take(FIRST, 0, 1)
+    taken = owner.take(FIRST, 0, 1)
+    keeper.puller.follow({"owner": [0, 1]})
+
+    await until(lambda: owner.serving.holders(FIRST, 0), "the owner hears of copies")
+    keeper.ram.keep_only(lambda copy: copy.kind != "own")
+    assert keeper.held(FIRST) == taken
+
+
+async def test_the_spare_version_stays_until_the_generation_has_committed_a_step(nodes: Nodes) -> None:
+    owner, keeper = await nodes.start("owner"), await nodes.start("keeper")
+    keeper.known["owner"] = owner.address
+    keeper.puller.follow({"owner": [0, 1]})
+    spare = owner.take(FIRST, 0, 1)
+    await until(lambda: keeper.held(FIRST) == spare, "the first version")
+    keeper.puller.keep(FIRST)
+    kept = owner.take(SECOND, 0, 1)
+    await until(lambda: keeper.held(SECOND) == kept, "the second version")
+
+    keeper.puller.follow({"owner": [1]})
+    keeper.puller.keep(SECOND, Spare(version=FIRST, generation=3))
+    assert keeper.held(FIRST) == spare, "also of layers that others keep by now"
+    owner.take(Version(21, 1), 1)
+    await until(lambda: keeper.held(Version(21, 1)), "what a generation before left")
+    assert keeper.held(FIRST) == spare
+
+    owner.take(Version(22, 3), 1)
+    await until(lambda: keeper.held(Version(22, 3)), "the first version of the generation")
+    assert list(keeper.held(FIRST)) == [0]
 
 
 async def test_a_question_is_answered_in_time_even_if_there_is_nothing_new(nodes: Nodes) -> None:

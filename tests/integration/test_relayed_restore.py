@@ -148,6 +148,7 @@ class Node:
             lines=lines(start.restores, [200_000] * LAYERS),
             pull=self.peers.pull,
             on_corrupt=lambda _: None,
+            on_spoilt=lambda _: None,
             on_ended=lambda layer: self.peers.arrivals.ended(start.generation, layer),
         ).run(lambda fetched: found.update({fetched.restore.layer: fetched}))
         return found

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from holdfast.control import start
-from holdfast.control.recovery import Stored, kept_in_ram
+from holdfast.control.recovery import Lasting, Stored, lasting_in_ram
 from holdfast.control.snapshotting import SnapshotRules
 from holdfast.model.records import Result, StartRecord
 from holdfast.simulator import buffers
@@ -32,7 +32,7 @@ def rot_newest(world: World) -> None:
     newest = max(version for version, found in layers.items() if len(found) == DEEP.layers)
     for copy in copies:
         if copy.version == newest:
-            copy.buffer.is_sound = False
+            copy.buffer.flip()
             world.checkers.flipped += 1
 
 
@@ -137,7 +137,7 @@ def test_where_the_newest_copies_rotted_everywhere_it_goes_back_a_step(seed: int
 
 
 def test_without_a_version_to_go_back_to_it_could_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "kept_in_ram", lambda *args: (kept_in_ram(*args)[0], None))
+    monkeypatch.setattr(start, "lasting_in_ram", lambda *args: Lasting(lasting_in_ram(*args).kept, None))
 
     assert not any(completed(play(ROTTEN, seed)) for seed in SEEDS)
 

@@ -54,7 +54,8 @@ class Fetching:
     reader: CheckpointReader | None
     lines: Mapping[int, Sequence[NodeId]]
     pull: Callable[[NodeId, int, Version, int | None], Awaitable[Copy]]
-    on_corrupt: Callable[[str], None]  # of each copy that is not what was written: where it was
+    on_corrupt: Callable[[str], None]  # of each copy elsewhere that is not what was written: where it was
+    on_spoilt: Callable[[Copy], None]  # of each one here; it is dropped
     on_ended: Callable[[int], None]  # a layer is here, or is not to be had
     _at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
@@ -130,15 +131,20 @@ class Fetching:
             try:
                 await asyncio.to_thread(self.ram.verify, copy)
             except (CheckpointError, OSError) as error:
-                self._failed(copy.kind, layer, error)
+                _log(copy.kind, layer, error)
                 self.ram.drop(copy)
+                if isinstance(error, CorruptError):
+                    self.on_spoilt(copy)
             else:
                 return copy
         return None
 
     def _failed(self, where: str, layer: int, error: Exception) -> None:
-        is_corrupt = isinstance(error, CorruptError)
-        event = "restore.corrupt" if is_corrupt else "restore.missed"
-        log.error(event, extra={"source": where, "layer": layer, "error": str(error)})
-        if is_corrupt:
+        _log(where, layer, error)
+        if isinstance(error, CorruptError):
             self.on_corrupt(where)
+
+
+def _log(where: str, layer: int, error: Exception) -> None:
+    event = "restore.corrupt" if isinstance(error, CorruptError) else "restore.missed"
+    log.error(event, extra={"source": where, "layer": layer, "error": str(error)})

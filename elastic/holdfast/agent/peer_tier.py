@@ -91,7 +91,9 @@ class PeerTier:
             placement = peer_copies(holders, domains, layer_bytes, copies)
         self.follow(placement)
         if start.kept is not None:
-            spare = Spare(_named(start.spare), start.generation) if start.spare is not None else None
+            spare = None
+            if start.spare is not None:
+                spare = Spare(version=_named(start.spare), generation=start.generation)
             self.keep(start.kept, spare)
         return placement
 

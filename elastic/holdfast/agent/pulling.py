@@ -1,7 +1,8 @@
 """Follows other nodes' snapshots: each new version of the layers that this node keeps copies of, pulled as it appears.
 
-Invariant: the kept version, as this agent and as the source knows it, is never given up for a newer one, and of a layer
-there is at most one version besides it. A source learns what was pulled from the next question it is asked.
+Invariant: the kept version, as this agent and as the source knows it, is never given up for a newer one, nor the spare
+one before a generation has shown that it can do without; and of a layer there is at most one version besides these. A
+source learns what was pulled from the next question it is asked.
 """
 
 import asyncio
@@ -40,9 +41,9 @@ class Patience:
         return random.uniform(0.5, 1.0) * longest_s
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spare:
-    """A version to go back to, until `generation` commits a step."""
+    """A version to go back to. It goes when the next kept one is told, or the first version of `generation` comes."""
 
     version: Version
     generation: int

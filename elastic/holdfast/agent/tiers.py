@@ -79,7 +79,7 @@ class Tiers:
         self._node, self._job, self._home = node, job, home
         self._copies = settings.snapshots.copies
         self._uploader = (
-            Uploader(self.remote, job.run, node, self.ram, self._uploaded, settings.checkpoints.upload_s)
+            Uploader(self.remote, job.run, node, self.ram, self._uploaded, self._spoilt, settings.checkpoints.upload_s)
             if self.remote is not None
             else None
         )
@@ -220,6 +220,7 @@ class Tiers:
             lines=lines(start.restores, self._job.layer_bytes) if reader is not None else {},
             pull=self.peers.pull,
             on_corrupt=self._found_corrupt,
+            on_spoilt=self._spoilt,
             on_ended=lambda layer: self.peers.arrivals.ended(start.generation, layer),
         )
         try:
@@ -246,7 +247,7 @@ class Tiers:
         self._changed()
 
     def _spoilt(self, copy: Copy) -> None:
-        """A copy here turned out corrupt when a peer wanted it."""
+        """A copy here turned out corrupt when somebody wanted it, and was dropped. Whoever made it hears of it."""
         kind, _, index = copy.origin.partition(":")
         if kind == OWN:
             self._home.tell_worker(int(index), Spoilt(version=Version(*copy.version)))

@@ -18,7 +18,7 @@ from functools import partial
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.ids import NodeId
 from holdfast.model.records import UploadedBlob, UploadRecord, Version
-from holdfast_checkpoint.errors import CheckpointError, StorageError
+from holdfast_checkpoint.errors import CheckpointError, CorruptError, StorageError
 from holdfast_checkpoint.folders import folder_of
 from holdfast_checkpoint.ram import Copy, RamTier
 
@@ -44,11 +44,12 @@ class Uploader:
         node: NodeId,
         ram: RamTier,
         say: Callable[[UploadRecord], None],
+        on_spoilt: Callable[[Copy], None],
         give_up_s: float,
     ) -> None:
-        """`give_up_s`: how long one upload may take."""
+        """`on_spoilt`: a copy turned out corrupt, and was dropped. `give_up_s`: how long one upload may take."""
         self._remote, self._run, self._node, self._ram, self._say = remote, run, node, ram, say
-        self._give_up_s = give_up_s
+        self._on_spoilt, self._give_up_s = on_spoilt, give_up_s
         self._version: Version | None = None
         self._loss: float | None = None
         self._written: dict[int, UploadedBlob] = {}
@@ -109,6 +110,9 @@ class Uploader:
                 log.error("checkpoint.upload_failed", extra=extra)
                 if isinstance(error, StorageError):
                     break  # not the copy's fault: another one would fare no better
+                if isinstance(error, CorruptError):
+                    self._ram.drop(copy)
+                    self._on_spoilt(copy)
                 continue
             blob = _uploaded(copy, path)
             if version == self._version:

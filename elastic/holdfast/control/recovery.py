@@ -116,13 +116,19 @@ def choose_basis(
     return LostLayers(layers=tuple(sorted(missing)), version=newest)
 
 
-def kept_in_ram(
-    stored: Stored, lineage: Lineage, layer_count: int, started: Version
-) -> tuple[Version | None, Version | None]:
-    """Of the versions that the agents' RAM alone has all layers of, the newest, on two nodes each if there is such a
-    one: of a newer one whose copies are still on their way the next loss would leave nothing. And the newest besides it
-    that is older than the one it starts from: nobody has looked at what is in RAM for a while, and if it turns out
-    corrupt there is something to go back to."""
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Versions that agents do not give up when a generation starts. `kept`: nor overwrites any worker it. `spare`: to
+    go back to where nothing else is sound: nobody has looked at what is in RAM for a while."""
+
+    kept: Version | None
+    spare: Version | None
+
+
+def lasting_in_ram(stored: Stored, lineage: Lineage, layer_count: int, started: Version) -> Lasting:
+    """Of the versions that the agents' RAM alone has all layers of. Kept is the newest, on two nodes each if there is
+    such a one: of a newer one whose copies are still on their way the next loss would leave nothing. Spare is the
+    newest besides it that is older than `started`."""
     held = {held.version for snapshots in stored.snapshots.values() for held in snapshots}
     in_ram = {version: stored.in_ram(version) for version in held if is_history(version, lineage)}
     whole = {
@@ -131,7 +137,8 @@ def kept_in_ram(
         if len(nodes) == layer_count
     }
     kept = max(whole, key=lambda version: (whole[version], version), default=None)
-    return kept, max((version for version in whole if version < started and version != kept), default=None)
+    spare = max((version for version in whole if version < started and version != kept), default=None)
+    return Lasting(kept, spare)
 
 
 def is_history(version: Version, lineage: Lineage) -> bool:

@@ -78,6 +78,11 @@ class SnapshotRules:
         return self._every != 0 or self._checkpoint_every > 0
 
     @property
+    def begun(self) -> Version | None:
+        """The last one of this generation, unless it is known to have come to nothing."""
+        return self._begun if self._taken_step is not None else None
+
+    @property
     def kept(self) -> Version | None:
         """What is not to be overwritten, as this rank knows."""
         return self._kept
@@ -129,10 +134,9 @@ class SnapshotRules:
         # What was begun in this generation all have begun; before it, some may not have.
         if self._begun is not None and self._spoilt == self._begun:
             self._begun, self._failed = None, True
-        begun = self._begun if self._taken_step is not None else None
-        spared = begun if begun is not None else self._kept
+        spared = self.begun if self.begun is not None else self._kept
         return Standing(
-            uncopied=begun is not None and not self.is_copied,
+            uncopied=self.begun is not None and not self.is_copied,
             blocked=self._uploading is not None and self._uploading != spared,
             uploading=self.is_uploading,
             failed=self._failed,

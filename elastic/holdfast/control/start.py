@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from holdfast.control.choosing import choose_plan
 from holdfast.control.job import Job
-from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, kept_in_ram, step_s
+from holdfast.control.recovery import Basis, Lineage, LostLayers, choose_basis, extend_lineage, lasting_in_ram, step_s
 from holdfast.control.view import View
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
@@ -24,11 +24,11 @@ def decide_start(job: Job, view: View, lineage: Lineage, outlook: Outlook) -> St
         return basis
     decided = _decide(job, view, basis, outlook)
     history = extend_lineage(lineage, generation.number, basis.version.step)
-    kept, spare = kept_in_ram(view.stored, history, job.layer_count, basis.version)
+    lasting = lasting_in_ram(view.stored, history, job.layer_count, basis.version)
     return replace(
         decided,
-        kept=kept,
-        spare=spare,
+        kept=lasting.kept,
+        spare=lasting.spare,
         checkpoint=basis.checkpoint,
         checkpoint_step=view.catalogue.step_before(basis.version.step),
         urgent=job.has_checkpoints and not basis.checkpoint and not basis.initialise and is_urgent(job, view, decided),

@@ -210,7 +210,7 @@ class StartRecord:
     restores: tuple[Restore, ...] = ()
     checkpoint: str = ""  # folder of the checkpoint of `version`, if there is one
     kept: Version | None = None  # the newest of which RAM holds every layer: nobody overwrites it
-    spare: Version | None = None  # another one, older than `version`: agents keep it until those are known to be sound
+    spare: Version | None = None  # an older one to go back to if `version` is not sound: agents keep it a while
     checkpoint_step: int = 0  # of the newest checkpoint that was begun
     urgent: bool = False  # write a checkpoint of `version` before anything else
 

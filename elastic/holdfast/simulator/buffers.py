@@ -43,10 +43,18 @@ class Buffer:
 
     version: Pair | None = None
     state: State = 0
-    is_sound: bool = True  # no byte has flipped
+    checksum: State = 0
+
+    @property
+    def is_sound(self) -> bool:
+        return self.state == self.checksum
 
     def fill(self, version: Pair, state: State) -> None:
-        self.version, self.state, self.is_sound = version, state, True
+        self.version, self.state, self.checksum = version, state, state
+
+    def flip(self) -> None:
+        """A byte."""
+        self.state = ~self.checksum
 
 
 class Buffers:

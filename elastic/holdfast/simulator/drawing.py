@@ -21,8 +21,8 @@ _SHORT_S, _LONG_S = (0.2, 2.0, 6.0, 30.0), (1.0, 5.0, 20.0, 90.0)  # against a l
 
 
 def draw(seed: int) -> Scenario:
-    """Every fourth seed in a perfect world outside: more seeds there find more about orders of events. Half of all with
-    more than live state."""
+    """Every fourth seed in a perfect world outside: more seeds there find more about orders of events. Five
+    of eight with more than live state."""
     drawn = draw_calm(seed) if seed % 4 == 0 else draw_rough(seed)
     return with_tiers(drawn, seed) if seed % 2 == 1 or seed % 8 == 4 else drawn
 

@@ -168,7 +168,7 @@ def flip_ram(node: str, index: int = 0) -> Fault:
     def strike(world: World) -> None:
         agent = _agent(world, node)
         if agent is not None and (copies := list(agent.tiers.ram.copies())):
-            copies[index % len(copies)].buffer.is_sound = False
+            copies[index % len(copies)].buffer.flip()
             world.checkers.flipped += 1
 
     return Fault("flip_ram", f"flip a byte of copy {index} in {node}'s RAM", strike)
@@ -179,7 +179,7 @@ def flip_checkpoint(layer: int = 0) -> Fault:
 
     def strike(world: World) -> None:
         for ref in world.checkers.checkpoints[-1:]:
-            world.storage.folders[ref.folder][layer].is_sound = False
+            world.storage.folders[ref.folder][layer].flip()
             world.checkers.flipped += 1
 
     return Fault("flip_checkpoint", f"flip a byte of layer {layer} in the newest checkpoint", strike)

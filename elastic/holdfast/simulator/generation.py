@@ -287,10 +287,10 @@ class GenerationRun:
 
     def _is_due(self, step: int, tally: Tally) -> bool:
         """Whether a snapshot is to be taken; the checkers hear what the vote showed of the one before."""
-        rules, kept = self._worker.buffers.rules, self._worker.buffers.rules.kept
+        rules, begun = self._worker.buffers.rules, self._worker.buffers.rules.begun
         is_due = rules.is_due(step, tally)
-        if rules.kept is not None and rules.kept != kept and not tally.uncopied:
-            self._world.kept(self._worker, rules.kept)
+        if begun is not None and not tally.uncopied and not tally.failed:
+            self._world.kept(self._worker, begun)
         if is_due:
             self._world.overwrites(self._worker, rules.kept)
         return is_due

@@ -13,7 +13,15 @@ class StorageAwayError(Exception):
 @dataclass(slots=True)
 class Blob:
     state: State
-    is_sound: bool = True
+    checksum: State
+
+    @property
+    def is_sound(self) -> bool:
+        return self.state == self.checksum
+
+    def flip(self) -> None:
+        """A byte."""
+        self.state = ~self.checksum
 
 
 def folder_of(version: Version) -> str:
@@ -31,7 +39,7 @@ class Storage:
     def put(self, folder: str, layer: int, state: State) -> None:
         """Raises: StorageAwayError."""
         self._require()
-        self.folders.setdefault(folder, {})[layer] = Blob(state)
+        self.folders.setdefault(folder, {})[layer] = Blob(state, state)
 
     def commit(self, folder: str) -> None:
         """Its manifest is written. Raises: StorageAwayError."""

@@ -49,6 +49,7 @@ class _Following:
     version: Pair | None = None
     kept: Pair | None = None
     left: list[int] = field(default_factory=list)
+    has_room: bool = False  # for the first of these
 
 
 class Tiers:
@@ -254,20 +255,28 @@ class Tiers:
         node, peer, following = found
         if not following.left:
             return self._ask(node, peer, following)
-        layer, version = following.left.pop(0), following.version
-        assert version is not None
+        assert following.version is not None
+        if not following.has_room:
+            return self._make_room(following.left[0], following.version, following)
+        layer, version, following.has_room = following.left.pop(0), following.version, False
         given = peer.tiers.give(layer, version)
         if given is None:
             following.left.clear()
             return f"layer {layer} at {version} is not to be had of {node} any more"
+        self.ram.receive(layer, version, given.state, f"{PEER}:{node}")
+        self._changed()
+        return f"pulls layer {layer} at {version} from {node}"
+
+    def _make_room(self, layer: int, version: Pair, following: _Following) -> str:
+        """Before it comes, and whether it comes or not."""
         here = [held for held, layers in self.ram.versions().items() if layer in layers and held != version]
         if self._start is not None and version[1] >= self._start.generation:
             self._spare = None
         stay = spared_at_arrival(here, (self.kept, following.kept, self._spare))
         self.ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
-        self.ram.receive(layer, version, given.state, f"{PEER}:{node}")
         self._changed()
-        return f"pulls layer {layer} at {version} from {node}"
+        following.has_room = True
+        return f"makes room for layer {layer} at {version}"
 
     def _ask(self, node: NodeId, peer: "Agent", following: _Following) -> str:
         held = self._held(following)
@@ -280,7 +289,7 @@ class Tiers:
             self._changed()
         if newest is not None and newest != held:
             here = self.ram.versions((PEER,)).get(newest, set())
-            following.left = sorted(following.layers - here)
+            following.left, following.has_room = sorted(following.layers - here), False
         return f"asks {node}, holding {held}: {newest}, kept {kept}"
 
     def hear(self, by: "Agent", held: Pair | None, layers: frozenset[int]) -> None:

@@ -97,6 +97,7 @@ class Story:
         self.absence = Absence(away_s, 0.05, self.said.append)
         self.asked: list[tuple[NodeId, int | None]] = []
         self.corrupt: list[str] = []
+        self.spoilt: list[Copy] = []
         self.fail: dict[NodeId, Exception] = {}
 
     async def pull(self, node: NodeId, layer: int, version: Version, fetched_for: int | None) -> Copy:
@@ -120,6 +121,7 @@ class Story:
                 lines=lines(self.start.restores, (len(BLOB),)),
                 pull=self.pull,
                 on_corrupt=self.corrupt.append,
+                on_spoilt=self.spoilt.append,
                 on_ended=ended.append,
             ).run(fetched.append)
         finally:
@@ -143,7 +145,8 @@ async def test_a_corrupt_copy_of_its_own_is_forgotten_and_a_peer_asked(ram: RamT
     story = Story(ram, HERE, THERE)
 
     assert (await story.run()).source == THERE
-    assert story.corrupt == ["own"]
+    assert not story.corrupt
+    assert [copy.origin for copy in story.spoilt] == ["own:0"], "its worker is to hear of it"
     assert [copy.origin for copy in ram.find(0, VERSION.step, VERSION.generation)] == [FETCHED]
 
 

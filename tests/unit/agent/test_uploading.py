@@ -19,7 +19,7 @@ from holdfast_checkpoint.digest import digest_of
 from holdfast_checkpoint.errors import StorageError
 from holdfast_checkpoint.folders import folder_of
 from holdfast_checkpoint.header import LENGTH
-from holdfast_checkpoint.ram import RamTier
+from holdfast_checkpoint.ram import Copy, RamTier
 from holdfast_checkpoint.remote import Repository
 from holdfast_checkpoint.sparing import PEER
 
@@ -36,7 +36,8 @@ class Story:
     """An uploader whose storage may hang: `hold` stops it where it writes a blob, `release` lets all go on."""
 
     def __init__(self, folder: Path, give_up_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ram, self.folder, self.said = RamTier(), folder, list[UploadRecord]()
+        self.ram, self.folder = RamTier(), folder
+        self.said, self.spoilt = list[UploadRecord](), list[Copy]()
         self.remote = RemoteTier(repository=Repository(str(folder), give_up_s=0.1))
         self.may_take(give_up_s)
         self._may_write, self.writing, self.ended = threading.Event(), 0, list[str]()
@@ -56,7 +57,9 @@ class Story:
 
     def may_take(self, give_up_s: float) -> None:
         """From now on each upload; another uploader has the same storage, and the same threads."""
-        self.uploader = Uploader(self.remote, "run", NodeId("node"), self.ram, self.said.append, give_up_s)
+        self.uploader = Uploader(
+            self.remote, "run", NodeId("node"), self.ram, self.said.append, self.spoilt.append, give_up_s
+        )
 
     def hold(self) -> None:
         self._may_write.clear()
@@ -64,10 +67,10 @@ class Story:
     def release(self) -> None:
         self._may_write.set()
 
-    def take(self, version: Version, *layers: int, size: int = 1000) -> None:
+    def take(self, version: Version, *layers: int, size: int = 1000, origin: str = f"{PEER}:other") -> None:
         for layer in layers:
             data = content(layer, version, size)
-            incoming = self.ram.new_buffer(layer, version.step, version.generation, size, f"{PEER}:other")
+            incoming = self.ram.new_buffer(layer, version.step, version.generation, size, origin)
             incoming.memory[:] = data
             incoming.commit(digest_of(data))
 
@@ -93,6 +96,21 @@ async def test_its_share_is_written_and_told(stories: list[Story]) -> None:
     (record,) = story.said
     assert [blob.layer for blob in record.blobs] == [0, 1]
     assert len(story.stored(FIRST)) == 2
+
+
+async def test_a_copy_that_rotted_is_dropped_and_told_of_and_the_next_one_written(stories: list[Story]) -> None:
+    (story,) = stories
+    story.may_take(60.0)
+    story.take(FIRST, 0, origin="peer:one")
+    (rotten,) = story.ram.find(0, FIRST.step, FIRST.generation)
+    with rotten.file.hold() as fd:
+        os.pwrite(fd, bytes([os.pread(fd, 1, 500)[0] ^ 1]), 500)
+    story.take(FIRST, 0, origin="peer:two")
+    await story.uploader.upload(FIRST, [0], 0.5)
+
+    assert story.spoilt == [rotten]
+    assert [copy.origin for copy in story.ram.find(0, FIRST.step, FIRST.generation)] == ["peer:two"]
+    assert len(story.said) == 1
 
 
 async def test_an_upload_that_hangs_is_given_up_in_its_time_and_the_next_checkpoint_is_written(

@@ -4,13 +4,14 @@ from random import Random
 
 from holdfast.control.recovery import (
     Basis,
+    Lasting,
     Lineage,
     LostLayers,
     Stored,
     choose_basis,
     extend_lineage,
     is_history,
-    kept_in_ram,
+    lasting_in_ram,
 )
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.records import CheckpointRef, Commit, SlotInventory, SnapshotInventory, Version
@@ -284,6 +285,6 @@ def test_the_kept_version_is_the_newest_that_ram_alone_has_whole() -> None:
     snapshots = in_ram(a=((8, 1), (0, 1)), b=((8, 1), (2,)), c=((7, 1), ALL), d=((5, 1), ALL))
 
     started = Version(7, 1)
-    assert kept_in_ram(Stored(snapshots=snapshots), (), LAYERS, started) == (Version(7, 1), Version(5, 1))
-    assert kept_in_ram(Stored(snapshots=snapshots), ((2, 6),), LAYERS, Version(6, 1)) == (Version(5, 1), None)
-    assert kept_in_ram(Stored(), (), LAYERS, started) == (None, None)
+    assert lasting_in_ram(Stored(snapshots=snapshots), (), LAYERS, started) == Lasting(Version(7, 1), Version(5, 1))
+    assert lasting_in_ram(Stored(snapshots=snapshots), ((2, 6),), LAYERS, Version(6, 1)) == Lasting(Version(5, 1), None)
+    assert lasting_in_ram(Stored(), (), LAYERS, started) == Lasting(None, None)
