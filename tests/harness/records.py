@@ -1,5 +1,6 @@
 """One record of every kind that stands in the store, by its key: what fuzzing starts from."""
 
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
 from holdfast.model.measured import PaceRecord, SlotPace
@@ -11,7 +12,6 @@ from holdfast.model.records import (
     Cause,
     CheckpointRef,
     CheckpointsRecord,
-    ClaimRecord,
     Commit,
     DrainRecord,
     FailureRecord,

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.asyncio
 
 WITHIN_S = 20.0
 # etcd's shortest is about this.
-TTL_S = 1.0
+TTL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,11 +342,10 @@ async def test_a_watch_from_before_the_beginning_is_refused(store: Store, world:
 
 async def test_a_lease_that_ends_takes_its_keys_along_at_once(store: Store, world: World, a: str, b: str) -> None:
     lease = await store.grant(TTL_S)
-    await store.put(b, b"", lease)
-    start = await store.put(a, b"", lease)
     kept = world.prefix + "kept"
-    await store.put(kept, b"")
-    watch = store.watch(world.prefix, start + 2)
+    puts = [Put(key=b, value=b"", lease=lease), Put(key=a, value=b"", lease=lease), Put(key=kept, value=b"")]
+    written = await store.transact([], puts)
+    watch = store.watch(world.prefix, written.revision + 1)
     with world.at_rest():
         events = await next_of(watch)
     assert [(event.kind, event.kv.key) for event in events] == [("delete", a), ("delete", b)]

@@ -41,12 +41,12 @@ from holdfast.control.member_commands import (
     TendTiers,
 )
 from holdfast.errors import LeaseExpiredError, NodeRefusedError, ProtocolError, StoreError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.heartbeat import Permit
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.messages import FromWorker
 from holdfast.model.records import (
-    ClaimRecord,
     DrainRecord,
     GenerationRecord,
     JobRecord,

@@ -12,8 +12,8 @@ from holdfast.agent.following import StoreTrouble, is_refusal
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.errors import LeaseExpiredError, NodeRefusedError, ProtocolError, StoreError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.keys import Keys
-from holdfast.model.records import ClaimRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Delete, KeyValue, Put, Store
 

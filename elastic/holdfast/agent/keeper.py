@@ -31,10 +31,11 @@ from holdfast.agent.script_socket import ScriptSocket
 from holdfast.agent.shelf import Setting, Shelf
 from holdfast.agent.tls import TlsFiles
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.ids import NodeId
 from holdfast.model.keeping import KeeperKeys, KeeperRecord
 from holdfast.model.keys import Keys
-from holdfast.model.records import AgentRef, ClaimRecord
+from holdfast.model.records import AgentRef
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import KeyValue, Put, Store
 from holdfast.stores.address import StoreAccess, StoreAddress, open_store

@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from holdfast.agent.following import StoreTrouble
 from holdfast.errors import LeaseExpiredError, ProtocolError, StoreError, StoreUnavailableError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.measured import PaceRecord
 from holdfast.model.records import (
     CheckpointsRecord,
-    ClaimRecord,
     DrainRecord,
     FailureRecord,
     GenerationRecord,

@@ -92,17 +92,6 @@ class NodeRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRecord:
-    """claims/<node>, leased: the one live agent that may speak as this node."""
-
-    node: NodeId
-    incarnation: str
-    host: str
-    port: int
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderRecord:
     """leader, leased: the agent that coordinates."""
 

@@ -21,10 +21,11 @@ from holdfast.agent.main import explain
 from holdfast.agent.peers import Peers
 from holdfast.agent.settings import AgentSettings
 from holdfast.errors import LeaseExpiredError, NodeRefusedError, StoreError, StoreUnavailableError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.ids import NodeId, SlotId, WorkerId
 from holdfast.model.keys import Keys
 from holdfast.model.messages import Exit, Failed, Ready
-from holdfast.model.records import Cause, ClaimRecord, GenerationRecord, JobRecord, StopMode
+from holdfast.model.records import Cause, GenerationRecord, JobRecord, StopMode
 from holdfast.model.wire import FRAME_HEAD, decode_message, encode, encode_message, frame
 from holdfast.ports.store import Compare, KeyValue, Operation, TxnResult, WatchEvent
 from holdfast.stores.memory import MemoryStore

@@ -13,9 +13,10 @@ from holdfast.agent.draining import SELF_DRAIN, ask_to_drain
 from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peers import Peers
 from holdfast.errors import NodeRefusedError, StoreError
+from holdfast.model.claim import ClaimRecord
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
-from holdfast.model.records import ClaimRecord, DrainRecord
+from holdfast.model.records import DrainRecord
 from holdfast.model.wire import decode, encode
 from holdfast.ports.store import Compare, Operation, TxnResult
 from holdfast.stores.memory import MemoryStore
