@@ -5,6 +5,7 @@ that does not.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast_checkpoint.stamp import Version
@@ -27,6 +28,19 @@ class Held(Protocol):
 
     @property
     def kind(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """A version to go back to. It goes when the next kept one is told, or the first version of `generation` comes."""
+
+    version: Version
+    generation: int
+
+    def after(self, arriving: Version) -> "Spare | None":
+        """What is left of it when version `arriving` comes."""
+        _, generation = arriving
+        return self if generation < self.generation else None
 
 
 def kind_of(origin: str) -> str:
@@ -71,18 +85,38 @@ def outlives_arrival(copy: Held, layer: int, arriving: Version, stay: Collection
     return copy.kind != PEER or copy.layer != layer or copy.version == arriving or copy.version in stay
 
 
-def spared_at_arrival(here: Collection[Version], kept: Collection[Version | None]) -> Collection[Version]:
-    """Of a layer's other versions only what is kept, as anybody knows; where that is not known, the newest."""
-    return [version for version in here if version in kept] or sorted(here, key=age)[-1:]
+def spared_at_arrival(
+    here: Collection[Version], kept: Collection[Version | None], spare: Spare | None
+) -> Collection[Version]:
+    """Of a layer's other versions only what is kept, as anybody knows, and the spare one; where there is neither, the
+    newest."""
+    stay = [version for version in here if version in kept or (spare is not None and version == spare.version)]
+    return stay or sorted(here, key=age)[-1:]
 
 
-def outlives_change(copy: Held, wanted: Collection[int], kept: Version, spare: Version | None) -> bool:
+def outlives_change(copy: Held, wanted: Collection[int], kept: Version, spare: Spare | None) -> bool:
     """Once version `kept` is whole: copies for peers of layers that are not to be kept here any more are of use no
-    longer than until then. `spare`: what the job goes back to if that turns out corrupt."""
-    return copy.kind != PEER or copy.layer in wanted or copy.version == spare or age(copy.version) >= age(kept)
+    longer than until then."""
+    if copy.kind != PEER or copy.layer in wanted or age(copy.version) >= age(kept):
+        return True
+    return spare is not None and copy.version == spare.version
 
 
 def newest_whole(versions: Mapping[Version, Collection[int]], layers: Collection[int]) -> Version | None:
     """The newest version of which all these layers are there."""
     whole = (version for version, held in versions.items() if all(layer in held for layer in layers))
     return max(whole, key=age, default=None)
+
+
+def said_to_hold(
+    for_peers: Mapping[Version, Collection[int]], layers: Collection[int], told: Version | None
+) -> Version | None:
+    """The version of these layers that a node says it keeps for a peer: what that one `told` of, if it is whole here,
+    else the newest. A source whose newest is older than ours would else have news for us for ever.
+
+    `for_peers`: of copies that are kept for peers alone. What this node's own workers have at the same version does not
+    count: they give it up without asking.
+    """
+    if told is not None and all(layer in for_peers.get(told, ()) for layer in layers):
+        return told
+    return newest_whole(for_peers, layers)

@@ -10,8 +10,8 @@ from harness.copies import (
 from harness.waiting import until
 from holdfast.agent.blob_serving import ServingLimits
 from holdfast.agent.offers import Offer, Question, Version
-from holdfast.agent.pulling import Spare
 from holdfast.model.ids import NodeId
+from holdfast_checkpoint.sparing import Spare
 
 
 async def test_a_snapshot_is_copied_as_soon_as_it_is_taken_and_its_owner_hears_of_it(nodes: Nodes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.control.snapshotting import Standing, Tally
+from holdfast.control.snapshotting import Tally
 from holdfast.model.messages import Copied, FromWorker, SnapshotBegun, Snapshotted, Uploaded
 from holdfast.model.records import Action, StartRecord, Version
 from holdfast.spec import JobSpec
@@ -103,16 +103,6 @@ class Rank:
                 self.policy.heard(message)
 
 
-def tally_of(standings: Collection[Standing]) -> Tally:
-    return Tally(
-        uncopied=sum(s.uncopied for s in standings),
-        blocked=sum(s.blocked for s in standings),
-        uploading=sum(s.uploading for s in standings),
-        failed=sum(s.failed for s in standings),
-        cost=max(s.cost for s in standings),
-    )
-
-
 def whole_everywhere(ranks: Collection[Rank]) -> set[Version]:
     return set.intersection(*(rank.buffers.whole for rank in ranks))
 
@@ -159,7 +149,7 @@ def test_ranks_agree_and_one_version_is_always_whole_everywhere(
         for rank in ranks:
             rank.deliver()
             rank.policy.settle(lambda: None)
-        tally = tally_of([rank.policy.standing() for rank in ranks])
+        tally = Tally.of([rank.policy.standing() for rank in ranks])
         due = [rank.policy.is_due(voted.step, tally) for rank in hearing]
         assert len(set(due)) <= 1, "all ranks decide alike"
         for rank in hearing:

@@ -15,7 +15,7 @@ from holdfast.agent.http import Handler
 from holdfast.agent.offers import COPIES, copy_target, digest_json, read_digest, read_fetched_for
 from holdfast.agent.offers import Version as Named
 from holdfast.agent.peers import Peers
-from holdfast.agent.pulling import Puller, Spare
+from holdfast.agent.pulling import Puller
 from holdfast.errors import ProtocolError
 from holdfast.model.ids import NodeId
 from holdfast.model.records import AgentRef, GenerationRecord, StartRecord, Version
@@ -23,7 +23,7 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CorruptError, NoCheckpointError, StorageBusyError
 from holdfast_checkpoint.placement import Placement, peer_copies
 from holdfast_checkpoint.ram import Copy, RamTier
-from holdfast_checkpoint.sparing import FETCHED
+from holdfast_checkpoint.sparing import FETCHED, Spare
 
 log = logging.getLogger(__name__)
 # Somebody waits for what is restored: a peer that does not answer so soon is passed over for the next one.

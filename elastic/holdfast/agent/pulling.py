@@ -21,7 +21,7 @@ from holdfast.model.ids import NodeId
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError, CorruptError
 from holdfast_checkpoint.ram import Copy, RamTier
-from holdfast_checkpoint.sparing import PEER, newest_whole, outlives_arrival, outlives_change, spared_at_arrival
+from holdfast_checkpoint.sparing import PEER, Spare, outlives_arrival, outlives_change, said_to_hold, spared_at_arrival
 
 log = logging.getLogger(__name__)
 _PULL_ERRORS = (CheckpointError, ProtocolError, aiohttp.ClientError, OSError)
@@ -39,14 +39,6 @@ class Patience:
         """Spread, so that those who lost the same source do not come back as one."""
         longest_s: float = min(self.longest_pause_s, self.first_pause_s * 2 ** min(failures, 20))
         return random.uniform(0.5, 1.0) * longest_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spare:
-    """A version to go back to. It goes when the next kept one is told, or the first version of `generation` comes."""
-
-    version: Version
-    generation: int
 
 
 class Puller:
@@ -128,15 +120,8 @@ class Puller:
         return Offer.read(await self._peers.poll(peer.host, peer.port, target, self._patience.poll_s))
 
     def _held(self, layers: frozenset[int], told: Version | None) -> Version | None:
-        """The version to say that this node holds: what the source told of, if it is whole here, else the newest. A
-        source whose newest is older than ours would else have news for us for ever.
-
-        What this node's own workers have at the same version does not count: they give it up without asking."""
-        versions = self._ram.versions((PEER,))
-        if told is not None and layers <= versions.get(told, frozenset()):
-            return told
-        newest = newest_whole(versions, layers)
-        return Version(*newest) if newest is not None else None
+        held = said_to_hold(self._ram.versions((PEER,)), layers, told)
+        return Version(*held) if held is not None else None
 
     async def _pull_all(self, peer: PeerAddress, offer: Offer, doubted: set[tuple[int, Version]]) -> None:
         """`doubted`: what was corrupt when it came."""
@@ -169,12 +154,10 @@ class Puller:
 
     def _make_room(self, layer: int, version: Version, told: Version | None) -> None:
         here = [held for held, layers in self._ram.versions().items() if layer in layers and held != version]
-        if self._spare is not None and version.generation >= self._spare.generation:
-            self._spare = None
-        stay = spared_at_arrival(here, (self._kept, told, self._spare.version if self._spare is not None else None))
+        self._spare = self._spare.after(version) if self._spare is not None else None
+        stay = spared_at_arrival(here, (self._kept, told), self._spare)
         self._ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
 
     def _forget_unwanted(self, kept: Version) -> None:
         wanted = frozenset[int]().union(*self._wanted.values())
-        spare = self._spare.version if self._spare is not None else None
-        self._ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, spare))
+        self._ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))

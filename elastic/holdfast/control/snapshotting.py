@@ -38,6 +38,17 @@ class Tally:
     failed: int = 0
     cost: float = 0.0
 
+    @staticmethod
+    def of(standings: Collection[Standing]) -> "Tally":
+        """Added up, as the reduction of a vote does."""
+        return Tally(
+            uncopied=sum(standing.uncopied for standing in standings),
+            blocked=sum(standing.blocked for standing in standings),
+            uploading=sum(standing.uploading for standing in standings),
+            failed=sum(standing.failed for standing in standings),
+            cost=max(standing.cost for standing in standings),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -59,7 +70,7 @@ class SnapshotRules:
         self._every, self._overhead, self._checkpoint_every = every, overhead, checkpoint_every
         self._kept: Version | None = None
         self._begun: Version | None = None  # the last one; None: of no use any more
-        self._layers: frozenset[int] = frozenset()  # that it has
+        self._layers: tuple[int, ...] = ()  # that it has, ascending
         self._is_whole = False
         self._generation = 0
         self._copied: Copied | None = None
@@ -148,7 +159,7 @@ class SnapshotRules:
         """Whether peers have what was begun last. Of the generation before, other peers did."""
         if self._begun is None:
             return True
-        wanted = Copied(generation=self._generation, version=self._begun, layers=tuple(sorted(self._layers)))
+        wanted = Copied(generation=self._generation, version=self._begun, layers=self._layers)
         return self._copied == wanted
 
     def is_due(self, step: int, tally: Tally) -> bool:
@@ -189,10 +200,10 @@ class SnapshotRules:
         return self._tell_again() if self._has(version, layers) else self._take(version, layers, for_checkpoint=True)
 
     def _has(self, version: Version, layers: Collection[int]) -> bool:
-        return self._begun == version and self._is_whole and self._layers == frozenset(layers)
+        return self._begun == version and self._is_whole and self._layers == tuple(sorted(layers))
 
     def _take(self, version: Version, layers: Collection[int], *, for_checkpoint: bool) -> Order:
-        self._begun, self._layers, self._is_whole = version, frozenset(layers), False
+        self._begun, self._layers, self._is_whole = version, tuple(sorted(layers)), False
         if for_checkpoint:
             self._uploading = version
         return Order(version=version, kept=self._kept, for_checkpoint=for_checkpoint)

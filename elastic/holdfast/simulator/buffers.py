@@ -66,7 +66,6 @@ class Buffers:
         self._send, self._fails = send, fails
         self._pairs: dict[int, tuple[Buffer, Buffer]] = {}
         self._begun: Order | None = None
-        self._states: Mapping[int, State] = {}
         self._written: list[tuple[Buffer, State]] = []
         self._loss: float | None = None
         self._told: Snapshotted | None = None
@@ -100,7 +99,7 @@ class Buffers:
             return False
         for buffer, state in self._written:
             buffer.fill(pair(order.version), state)
-        blobs = tuple(SnapshotBlob(layer=n, fd=0, size=1, chunk_bytes=1, chunks=("",)) for n in sorted(self._states))
+        blobs = tuple(SnapshotBlob(layer=n, fd=0, size=1, chunk_bytes=1, chunks=("",)) for n in sorted(self._pairs))
         self._told = Snapshotted(
             version=order.version, blobs=blobs, for_checkpoint=order.for_checkpoint, loss=self._loss
         )
@@ -116,7 +115,7 @@ class Buffers:
         self._send(SnapshotBegun(kept=order.kept))
         # What others have open stays as it is.
         self._pairs = {layer: buffers for layer, buffers in self._pairs.items() if layer in layers}
-        self._begun, self._states, self._told = order, dict(layers), None
+        self._begun, self._told = order, None
         self._loss = commit.loss if commit is not None else None
         self._written = []
         for layer, state in layers.items():

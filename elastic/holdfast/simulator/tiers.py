@@ -28,11 +28,13 @@ from holdfast_checkpoint.sparing import (
     FETCHED,
     OWN,
     PEER,
+    Spare,
     newest_whole,
     outlives_arrival,
     outlives_change,
     outlives_overwriting,
     outlives_start,
+    said_to_hold,
     spared_at_arrival,
 )
 
@@ -62,7 +64,7 @@ class Tiers:
         self.ram = Ram()
         self._uploads = Uploads(world, agent.node, self._sound, lambda report: agent.carry_out([report]))
         self._start: StartRecord | None = None
-        self._spare: Pair | None = None
+        self._spare: Spare | None = None
         self._taken: dict[int, Snapshotted] = {}
         self._unsound: set[str] = set()
         self._agents: dict[NodeId, AgentRef] = {}
@@ -89,9 +91,10 @@ class Tiers:
             if restore.target.node == self._agent.node:
                 mine.setdefault(restore.layer, []).append(restore)
         self._wanted, self._lost = deque(map(tuple, mine.values())), []
-        self._spare = pair(start.spare) if start.spare is not None else None
-        kept = pair(start.kept) if start.kept is not None else None
-        lasting = (pair(start.version), kept, self._spare)
+        self._spare = None
+        if start.spare is not None:
+            self._spare = Spare(version=pair(start.spare), generation=start.generation)
+        lasting = [pair(version) for version in (start.version, start.kept, start.spare) if version is not None]
         self.ram.keep_only(lambda copy: outlives_start(copy, lasting, start.generation))
         self._place(generation, start)
         self._tell_copied()
@@ -158,6 +161,9 @@ class Tiers:
 
     def _keep(self, kept: Pair) -> None:
         self.kept = kept
+        self._forget_unwanted(kept)
+
+    def _forget_unwanted(self, kept: Pair) -> None:
         wanted = frozenset[int]().union(*(following.layers for following in self._followed.values()))
         self.ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))
 
@@ -270,9 +276,8 @@ class Tiers:
     def _make_room(self, layer: int, version: Pair, following: _Following) -> str:
         """Before it comes, and whether it comes or not."""
         here = [held for held, layers in self.ram.versions().items() if layer in layers and held != version]
-        if self._start is not None and version[1] >= self._start.generation:
-            self._spare = None
-        stay = spared_at_arrival(here, (self.kept, following.kept, self._spare))
+        self._spare = self._spare.after(version) if self._spare is not None else None
+        stay = spared_at_arrival(here, (self.kept, following.kept), self._spare)
         self.ram.keep_only(lambda copy: outlives_arrival(copy, layer, version, stay))
         self._changed()
         following.has_room = True
@@ -284,8 +289,7 @@ class Tiers:
         newest, kept = newest_whole(peer.tiers.ram.versions(), following.layers), peer.tiers.kept
         following.version, following.kept = newest, kept
         if kept is not None:
-            wanted = frozenset[int]().union(*(other.layers for other in self._followed.values()))
-            self.ram.keep_only(lambda copy: outlives_change(copy, wanted, kept, self._spare))
+            self._forget_unwanted(kept)
             self._changed()
         if newest is not None and newest != held:
             here = self.ram.versions((PEER,)).get(newest, set())
@@ -321,10 +325,7 @@ class Tiers:
         return said != known or peer.tiers.kept != following.kept or (newest is not None and newest != held)
 
     def _held(self, following: _Following) -> Pair | None:
-        versions, told = self.ram.versions((PEER,)), following.version
-        if told is not None and following.layers <= versions.get(told, set()):
-            return told
-        return newest_whole(versions, following.layers)
+        return said_to_hold(self.ram.versions((PEER,)), following.layers, following.version)
 
     def _peer(self, node: NodeId) -> "Agent | None":
         """One that answers, at the address that the generation's record names."""

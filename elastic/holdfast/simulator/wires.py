@@ -78,12 +78,5 @@ class Wires:
         return any(self.votes[step].values())
 
     def tally(self, step: int) -> Tally:
-        """What ranks said of their snapshots, added up as in the vote's reduction."""
-        told = self.standings[step].values()
-        return Tally(
-            uncopied=sum(standing.uncopied for standing in told),
-            blocked=sum(standing.blocked for standing in told),
-            uploading=sum(standing.uploading for standing in told),
-            failed=sum(standing.failed for standing in told),
-            cost=max(standing.cost for standing in told),
-        )
+        """What ranks said of their snapshots."""
+        return Tally.of(self.standings[step].values())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from holdfast_checkpoint.sparing import (
+    Spare,
     age,
     kind_of,
     newest_whole,
@@ -10,6 +11,7 @@ from holdfast_checkpoint.sparing import (
     outlives_change,
     outlives_overwriting,
     outlives_start,
+    said_to_hold,
     spared_at_arrival,
 )
 
@@ -54,7 +56,7 @@ def test_a_start_leaves_what_it_starts_from_what_is_kept_and_what_is_newer_than_
 
 
 def test_what_arrives_takes_the_place_of_all_that_is_not_kept() -> None:
-    stay = spared_at_arrival([OLD, KEPT], (KEPT, None))
+    stay = spared_at_arrival([OLD, KEPT], (KEPT, None), None)
     assert list(stay) == [KEPT]
     assert not outlives_arrival(Copy(2, OLD, "peer:b"), 2, NEW, stay)
     assert outlives_arrival(Copy(2, KEPT, "peer:b"), 2, NEW, stay)
@@ -63,14 +65,14 @@ def test_what_arrives_takes_the_place_of_all_that_is_not_kept() -> None:
 
 
 def test_where_nobody_knows_what_is_kept_the_newest_stays() -> None:
-    assert list(spared_at_arrival([(7, 1), (6, 2)], (None,))) == [(6, 2)]
-    assert list(spared_at_arrival([], (KEPT,))) == []
+    assert list(spared_at_arrival([(7, 1), (6, 2)], (None,), None)) == [(6, 2)]
+    assert list(spared_at_arrival([], (KEPT,), None)) == []
 
 
 def test_copies_of_layers_that_others_keep_by_now_go_once_a_newer_version_is_whole() -> None:
     assert outlives_change(Copy(0, KEPT, "peer:b"), {1}, KEPT, None)
     assert not outlives_change(Copy(0, OLD, "peer:b"), {1}, KEPT, None)
-    assert outlives_change(Copy(0, OLD, "peer:b"), {1}, KEPT, OLD)
+    assert outlives_change(Copy(0, OLD, "peer:b"), {1}, KEPT, Spare(version=OLD, generation=2))
     assert outlives_change(Copy(1, OLD, "peer:b"), {1}, KEPT, None)
 
 
@@ -79,3 +81,18 @@ def test_only_what_is_whole_is_the_newest() -> None:
     assert newest_whole(versions, {0, 1}) == KEPT
     assert newest_whole(versions, {0}) == NEW
     assert newest_whole(versions, {2}) is None
+
+
+def test_the_spare_one_stays_beside_the_kept_one_until_its_generation_has_made_a_version() -> None:
+    spare = Spare(version=OLD, generation=2)
+    assert spare.after(NEW) is spare
+    assert list(spared_at_arrival([OLD, (2, 1), KEPT], (KEPT,), spare)) == [OLD, KEPT]
+    assert spare.after((6, 2)) is None
+
+
+def test_a_node_says_what_it_was_told_of_if_that_is_whole_here_else_its_newest() -> None:
+    versions = {OLD: {0, 1}, KEPT: {0, 1}, NEW: {0}}
+    assert said_to_hold(versions, {0, 1}, OLD) == OLD
+    assert said_to_hold(versions, {0, 1}, NEW) == KEPT
+    assert said_to_hold(versions, {0, 1}, None) == KEPT
+    assert said_to_hold({}, {0}, OLD) is None
