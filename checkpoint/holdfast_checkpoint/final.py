@@ -14,10 +14,10 @@ from holdfast_checkpoint.digest import Digest, Hasher
 from holdfast_checkpoint.errors import CorruptError, FormatError, NoCheckpointError, StorageBusyError
 from holdfast_checkpoint.storage import Storage
 from holdfast_checkpoint.storage_backend import Source
-from holdfast_checkpoint.verified_reading import VerifiedReader
+from holdfast_checkpoint.verified_reading import VerifiedReader, read_sound
 
 MARKS, LAYERS = ".jobs", "layers"
-_WRITES, _READS = 3, 3
+_WRITES = 3
 
 
 class FinalPlace:
@@ -69,18 +69,19 @@ class FinalPlace:
                 size += len(piece)
 
     def _digest(self, layer: int) -> Digest:
-        """Read again where it is none: it may be so on its way only."""
         url = self._storage.url_of(_digest_path(layer))
-        for _ in range(_READS):
+
+        def read() -> Digest:
             data = self._storage.read(_digest_path(layer))
             if data is None:
                 raise NoCheckpointError(f"{url} is not there: not all final weights are written")
             try:
                 found = json.loads(data)
                 return Digest(**(found | {"chunks": tuple(found["chunks"])}))
-            except (ValueError, TypeError, KeyError, FormatError):
-                continue
-        raise CorruptError(f"{url} is no digest of a layer")
+            except (ValueError, TypeError, KeyError, FormatError) as error:
+                raise CorruptError(f"{url} is no digest of a layer") from error
+
+        return read_sound(read)
 
     def _put_small(self, path: str, data: bytes) -> None:
         """So that it reads back as it was written."""

@@ -27,7 +27,7 @@ from holdfast_checkpoint.header import Header, header_bytes, parse
 from holdfast_checkpoint.manifest import BlobEntry, Manifest, from_json, to_json
 from holdfast_checkpoint.storage import Storage
 from holdfast_checkpoint.storage_backend import Entry, Source
-from holdfast_checkpoint.verified_reading import VerifiedReader
+from holdfast_checkpoint.verified_reading import VerifiedReader, read_sound
 
 __all__ = ["Found", "Repository", "folder_of", "parts_of"]
 
@@ -265,15 +265,13 @@ class Repository:
         return True
 
     def _manifest(self, path: str) -> Manifest | None:
-        """None: there is none. Read again where it is corrupt: it may be so on its way only."""
-        for is_last in (False, True):
+        """None: there is none."""
+
+        def read() -> Manifest | None:
             data = self._storage.read(path)
-            try:
-                return None if data is None else from_json(data, self._storage.url_of(path))
-            except CorruptError:
-                if is_last:
-                    raise
-        raise AssertionError("the last try returns or raises")
+            return None if data is None else from_json(data, self._storage.url_of(path))
+
+        return read_sound(read)
 
     def _blob(self, folder: str, entry: BlobEntry) -> str:
         if not entry.path or any(part in {"", ".", ".."} for part in entry.path.split("/")):

@@ -103,6 +103,34 @@ async def test_calls_and_watches_leave_a_member_that_freezes(cluster: EtcdCluste
             cluster.members[index].thaw()
 
 
+async def test_a_watch_leaves_a_member_that_freezes_though_nothing_else_is_asked_of_it(
+    cluster: EtcdCluster, prefix: str
+) -> None:
+    first, *others = cluster.endpoints
+    async with opened((first, *others), prefix) as store, opened(tuple(others), prefix) as writer:
+        watch = store.watch("", await patient_put(writer, "a", b"0"))
+        assert (await next_of(watch))[0].kv.value == b"0"
+        cluster.members[0].freeze()
+        try:
+            revision = await patient_put(writer, "a", b"1")
+            # gRPC's keepalive has to find it: ten seconds by our settings, more than a minute by gRPC's own.
+            assert (await asyncio.wait_for(anext(watch), WITHIN_S / 2))[0].revision == revision
+        finally:
+            cluster.members[0].thaw()
+
+
+async def test_a_watch_begins_elsewhere_when_its_member_froze_before(cluster: EtcdCluster, prefix: str) -> None:
+    first, *others = cluster.endpoints
+    async with opened((first, *others), prefix) as store, opened(tuple(others), prefix) as writer:
+        assert await store.get("a") is None  # connected
+        cluster.members[0].freeze()
+        try:
+            revision = await patient_put(writer, "a", b"0")
+            assert (await next_of(store.watch("", revision)))[0].revision == revision
+        finally:
+            cluster.members[0].thaw()
+
+
 async def test_a_renewal_asks_another_member_long_before_the_lease_ends(cluster: EtcdCluster, prefix: str) -> None:
     silent, *others = sorted(cluster.members, key=lambda member: member.metric("etcd_server_is_leader"))
     async with opened((silent.endpoint, *(one.endpoint for one in others)), prefix, timeout_s=5.0) as store:

@@ -87,7 +87,7 @@ class Cluster:
                 return await _retrying()(attempt)
         except TimeoutError as error:
             if asked is not None:
-                self._leave(asked, "no answer in time", silent=True)
+                self.fell_silent(asked)
             raise StoreUnavailableError(
                 f"etcd at {self.where} gave no answer to {what} within {self._timeout_s} s "
                 f"(last trouble: {self._trouble}); check that it runs and can be reached"
@@ -109,6 +109,10 @@ class Cluster:
                 self._forget_token(metadata)
             else:
                 self._leave(member, describe(error))
+
+    def fell_silent(self, member: Member) -> None:
+        """It took a call and did not answer in time: no other call, and no stream, shall wait for it."""
+        self._leave(member, "no answer in time", silent=True)
 
     def login_again(self, metadata: Metadata) -> bool:
         """Let the next call log in anew; False if there is no login."""

@@ -24,6 +24,8 @@ _OPTIONS = (
     # A connection that died silently is noticed after their sum. etcd hangs up on who asks more than every 5 s.
     ("grpc.keepalive_time_ms", 7_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # Without it the answer to a keepalive's ping is awaited for a minute (gRPC 1.85), whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),

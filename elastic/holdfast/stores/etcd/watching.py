@@ -158,6 +158,7 @@ class _Stream:
                 await answer_of(self._call.write(self._messages.watch(self._prefix, self._from_revision)))
                 await self._next_reply()
         except TimeoutError as error:
+            self._cluster.fell_silent(self._member)
             raise _StreamLostError(f"{self._member.address} did not begin the watch within {_OPEN_S} s") from error
 
     async def read(self) -> Polled:
