@@ -8,76 +8,17 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 import pytest_asyncio
 
+from harness.stores.link import Link
 from holdfast.errors import CompactedError, LeaseExpiredError, StoreError, StoreUnavailableError
 from holdfast.ports.store import Compare, Put, WatchEvent
 from holdfast.stores import memory
 from holdfast.stores.embedded import EmbeddedServer, EmbeddedStore
 from holdfast.stores.keyspace import Keyspace
 from holdfast.stores.memory import MemoryStore
-from holdfast.stores.wire import FRAME_BYTES_MAX, encode_frame, prove, read_frame
 
 pytestmark = pytest.mark.asyncio
 
 WITHIN_S = 20.0
-
-
-class Link:
-    """A TCP proxy in front of a server, whose replies can be lost and whose connections can be cut."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self._loses_replies = False
-        self._lost_reply = asyncio.Event()
-
-    async def start(self) -> int:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
-
-    def lose_replies(self) -> None:
-        """From now on: requests arrive, and nothing comes back."""
-        self._loses_replies = True
-        self._lost_reply.clear()
-
-    async def lost_reply(self) -> None:
-        await asyncio.wait_for(self._lost_reply.wait(), WITHIN_S)
-
-    def heal(self) -> None:
-        self._loses_replies = False
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def close(self) -> None:
-        self._listener.close()
-        self.cut()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers += [writer, server_writer]
-        await asyncio.gather(self._pump(reader, server_writer), self._pump(server_reader, writer, replies=True))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False) -> None:
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                if replies and self._loses_replies:
-                    self._lost_reply.set()
-                else:
-                    writer.write(data)
-        writer.close()
 
 
 @pytest_asyncio.fixture
@@ -352,66 +293,6 @@ async def test_only_those_who_know_the_secret_are_served(stack: AsyncExitStack) 
     member = EmbeddedStore(server.host, server.port, secret=b"right")
     stack.push_async_callback(member.close)
     assert await member.get("a") is None
-
-
-async def greeted(port: int, *, hello: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    greeting = await read_frame(reader)
-    assert greeting is not None
-    if hello:
-        proof = prove(b"", str(greeting["nonce"]))
-        writer.write(encode_frame({"id": 0, "settled": 0, "method": "hello", "args": ["me", proof]}))
-        assert await read_frame(reader) is not None
-    return reader, writer
-
-
-def request(method: str, *args: object) -> bytes:
-    return encode_frame({"id": 1, "settled": 1, "method": method, "args": args})
-
-
-def framed(payload: bytes) -> bytes:
-    return len(payload).to_bytes(4, "big") + payload
-
-
-MALFORMED = {
-    "http": b"GET / HTTP/1.1\r\nHost: store\r\n\r\n",
-    "too long": (FRAME_BYTES_MAX + 1).to_bytes(4, "big"),
-    "empty": framed(b""),
-    "not json": framed(b"\x80\x04}q\x00."),
-    "too deep": framed(b"[" * 3000),
-    "not an object": framed(b"[1]"),
-    "no version": framed(b'{"id":1}'),
-    "another version": framed(b'{"v":2,"id":1,"settled":1,"method":"get","args":["a"]}'),
-    "no arguments": encode_frame({"id": 1, "method": "get"}),
-    "no such method": request("exec", "a"),
-    "wrong arguments": request("get", 1),
-    "not base64": request("put", "a", "!", 0),
-    "wrong operation": request("transact", [], [["steal", "a"]], []),
-    "wrong poll": request("poll", "a", "b", "c"),
-}
-
-
-@pytest.mark.parametrize("hello", [False, True], ids=["stranger", "client"])
-@pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_a_malformed_frame_ends_its_connection_and_no_other(
-    server: EmbeddedServer, store: EmbeddedStore, sent: bytes, hello: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = await store.put("a", b"1")
-    reader, writer = await greeted(server.port, hello=hello)
-    writer.write(sent)
-    with suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
-    writer.close()
-    assert "store.malformed_frame" in caplog.messages
-    assert await store.put("a", b"2") == start + 1
-
-
-async def test_a_frame_cut_short_ends_its_connection_and_no_other(server: EmbeddedServer, store: EmbeddedStore) -> None:
-    _, writer = await greeted(server.port, hello=True)
-    writer.write(request("put", "a", "MQ==", 0)[:-3])
-    writer.close()
-    await writer.wait_closed()
-    assert await store.get("a") is None
 
 
 async def test_what_is_too_large_is_refused_before_it_is_sent(store: EmbeddedStore) -> None:
