@@ -20,9 +20,11 @@ def explain_lost(job: Job, view: View, lost: LostLayers, members_lost: Sequence[
     assert generation is not None
     layers = ", ".join(job.layer_names[layer] for layer in lost.layers)
     left = ", ".join(sorted(view.member_nodes)) or "none"
+    corrupt = sorted({ref.folder for ref in view.catalogue.committed} & view.catalogue.unsound)
+    rotten = f"checkpoints found corrupt: {', '.join(corrupt)}; " if corrupt else ""
     gone = f"lost since the last start: {', '.join(members_lost)}; " if members_lost else ""
     return (
         f"the last copy of layers {layers} is gone: no live node holds them at step {view.committed_step} "
         f"or any other that all layers are found at (nodes left: {left}; "
-        f"{gone}generation {generation.number}: {generation.reason})"
+        f"{gone}{rotten}generation {generation.number}: {generation.reason})"
     )

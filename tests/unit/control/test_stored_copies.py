@@ -282,6 +282,22 @@ def test_layers_that_are_lost_are_those_that_no_ram_has_either() -> None:
     assert "the last copy of layers head is gone" in reason
 
 
+def test_a_job_that_fails_for_want_of_a_copy_names_the_checkpoints_that_were_found_corrupt() -> None:
+    talk = training("a", "b", job=TIGHT)
+    talk.say(committed((Version(8, 1), "eight")))
+    talk.go("b")
+    talk.come("c")
+    stop(talk, "a", (), None)
+    stop(talk, "c", (), None)
+    number = talk.generation.number
+    talk.say(ContactLost(SuspectRecord(generation=number, node=NodeId("a"), detail="layer 1 cannot be restored")))
+    talk.answer("a", "c")
+    talk.wait(2.0)
+    stop(talk, "a", (), None, unsound=("eight",))
+    stop(talk, "c", (), None, unsound=("eight",))
+    assert "checkpoints found corrupt: eight;" in outcome(talk.wait(60.0)).record.reason
+
+
 def test_what_only_the_ram_of_a_leaving_node_has_is_brought_to_safety_while_nobody_trains() -> None:
     talk = training("a", "b", "c", job=replace(TIGHT, nodes_min=3, has_checkpoints=False))
     talk.go("c")
