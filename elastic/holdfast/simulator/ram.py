@@ -25,9 +25,10 @@ class Copy:
 
 
 class Ram:
-    """One an agent."""
+    """One an agent. `on_spoilt`: a copy turned out to have rotted when somebody wanted it, and was dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_spoilt: Callable[[Copy], None]) -> None:
+        self._on_spoilt = on_spoilt
         self._copies: list[Copy] = []
 
     def copies(self) -> Iterator[Copy]:
@@ -38,6 +39,15 @@ class Ram:
         """Those that are preferred first."""
         found = [copy for copy in self.copies() if copy.layer == layer and copy.version == version]
         return sorted(found, key=lambda copy: (KINDS.index(copy.kind), copy.origin))
+
+    def find_sound(self, layer: int, version: Pair) -> Copy | None:
+        """The first of these, looked through."""
+        for copy in self.find(layer, version):
+            if copy.buffer.is_sound:
+                return copy
+            self.drop(copy)
+            self._on_spoilt(copy)
+        return None
 
     def versions(self, kinds: Collection[str] = KINDS) -> dict[Pair, set[int]]:
         """The layers that are whole of each."""
