@@ -33,7 +33,7 @@ def rot_newest(world: World) -> None:
     for copy in copies:
         if copy.version == newest:
             copy.buffer.flip()
-            world.checkers.flipped += 1
+            world.checkers.stored.flipped += 1
 
 
 # Between two snapshots, when RAM has two versions whole.
@@ -143,7 +143,7 @@ def test_without_a_version_to_go_back_to_it_could_not(monkeypatch: pytest.Monkey
 
 
 def has_checkpoints(world: World) -> bool:
-    return len(world.checkers.checkpoints) >= 2
+    return len(world.checkers.stored.checkpoints) >= 2
 
 
 @pytest.mark.parametrize("seed", range(80))

@@ -169,7 +169,7 @@ def flip_ram(node: str, index: int = 0) -> Fault:
         agent = _agent(world, node)
         if agent is not None and (copies := list(agent.tiers.ram.copies())):
             copies[index % len(copies)].buffer.flip()
-            world.checkers.flipped += 1
+            world.checkers.stored.flipped += 1
 
     return Fault("flip_ram", f"flip a byte of copy {index} in {node}'s RAM", strike)
 
@@ -178,9 +178,9 @@ def flip_checkpoint(layer: int = 0) -> Fault:
     """A byte of the newest checkpoint that is committed."""
 
     def strike(world: World) -> None:
-        for ref in world.checkers.checkpoints[-1:]:
+        for ref in world.checkers.stored.checkpoints[-1:]:
             world.storage.folders[ref.folder][layer].flip()
-            world.checkers.flipped += 1
+            world.checkers.stored.flipped += 1
 
     return Fault("flip_checkpoint", f"flip a byte of layer {layer} in the newest checkpoint", strike)
 

@@ -6,22 +6,22 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from holdfast.control.snapshotting import Tally
 from holdfast.model.ids import SlotId
 from holdfast.model.messages import Broken, Committed, Failed, Finished, Paced, Running, Start
 from holdfast.model.plan import Plan
 from holdfast.model.records import Action, Commit, SlotStart, Version
+from holdfast.simulator.links import Links
+from holdfast.simulator.moving import Moving
 from holdfast.simulator.paces import layer_s
-from holdfast.simulator.surroundings import WAITING_FOR_PEERS, Phase, Surroundings
-from holdfast.simulator.weights import initial, loss_of
-from holdfast.simulator.wires import Contribution, ViolationError, Wires
+from holdfast.simulator.saving import Saving
+from holdfast.simulator.surroundings import Phase, Surroundings
+from holdfast.simulator.weights import loss_of
+from holdfast.simulator.wires import Contribution, Wires
 
 if TYPE_CHECKING:
     from holdfast.simulator.worker import Worker
 
 _FIRST_VOTE = -1
-# For so long a worker waits for copies of its snapshot at peers.
-_COPIES_S = 2.0
 
 
 class GenerationRun:
@@ -30,10 +30,12 @@ class GenerationRun:
     def __init__(self, world: Surroundings, worker: "Worker", message: Start) -> None:
         self._world, self._worker, self._message = world, worker, message
         self._wires: Wires = world.wires(message)
+        self.links = Links(world, self._wires, worker.slot)
+        self.moving = Moving(world, worker, self._wires)
+        self._saving = Saving(world, worker)
         self.step = worker.step
         self.phase = Phase.FORMING
         self._initialised = 0
-        self._saves = False  # what it ends with is on its way to the storage
 
     @property
     def number(self) -> int:
@@ -55,38 +57,32 @@ class GenerationRun:
         if rolled:
             assert start.roll_forward is not None
             self._world.committed(self._worker, start.roll_forward)
-        if self._companions():
+        if self.links.companions:
             self._wires.arrived.add(self._slot)
-        elif self._wanted():
+        elif self.moving.restores:
             self.phase = Phase.MOVING
         else:
             self._stand_by()
         return rolled
 
     def can_go_on(self) -> bool:
-        wires, rules = self._wires, self._worker.buffers.rules
         match self.phase:
             case Phase.COMPUTING:
                 return True
             case Phase.FORMING:
-                companions = self._companions()
-                linked = all(self._world.joins(self._slot, peer) for peer in companions)
-                served = self._world.is_served(self._message, self._slot)
-                return companions <= wires.arrived and linked and served
+                return self.links.are_formed and self._world.is_served(self._message, self._slot)
             case Phase.MOVING:
-                mine = [t for t in wires.start.transfers if t.target == self._slot]
-                sent = all((t.layer, t.target) in wires.sent and self._world.hears(self._slot, t.source) for t in mine)
-                return sent and self.is_restored
+                return self.moving.is_complete
             case Phase.AGREEING:
-                return self._all_voted(_FIRST_VOTE) and self._hears_all()
+                return self.links.have_votes(_FIRST_VOTE)
             case Phase.REDUCING:
-                return len(wires.given.get(self.step, ())) == len(wires.ranks) and self._hears_all()
+                return self.links.have_contributions(self.step)
             case Phase.COPYING:
-                return rules.is_copied or self._world.now_s >= self._worker.moved_s + _COPIES_S
+                return self._saving.is_copied
             case Phase.VOTING:
-                return self._all_voted(self.step) and self._hears_all()
+                return self.links.have_votes(self.step)
             case Phase.SAVING:
-                return not rules.is_uploading or self._stop_wanted
+                return not self._saving.is_uploading or self._stop_wanted
             case _:
                 return False
 
@@ -109,66 +105,16 @@ class GenerationRun:
             case Phase.SAVING:
                 self._save()
 
-    # What it hears of its peers.
-
-    def hears_of_loss(self) -> bool:
-        """That one is gone that it waits for."""
-        wires = self._wires
-        if not wires.lost and not self._world.rough_closings:
-            return False
-        if self.phase is Phase.FORMING:
-            gone = self._companions() & wires.lost if self._world.forming_breaks else frozenset[SlotId]()
-        elif self.phase in WAITING_FOR_PEERS:
-            gone = self._peers() & (wires.lost | wires.closed if self._world.rough_closings else wires.lost)
-        else:
-            return False
-        return any(self._world.hears(self._slot, peer) for peer in gone)
-
     def deadlines(self) -> Iterator[float]:
         """When it goes on by itself, or its connections are reset."""
         if self.phase is Phase.COPYING:
-            yield self._worker.moved_s + _COPIES_S
+            yield self._saving.copied_by_s
         if not self._world.is_connected:
-            yield from self.resets()
-
-    def resets(self) -> Iterator[float]:
-        """When connections to peers that it waits for are reset, because the network was cut."""
-        if self.phase in WAITING_FOR_PEERS:
-            for peer in self._peers():
-                at_s = self._world.breaks_at_s(self._slot, peer)
-                if at_s is not None:
-                    yield at_s
-
-    @property
-    def has_lost_peers(self) -> bool:
-        """Which no closing that was meant well explains."""
-        return bool(self._companions() & self._wires.lost)
-
-    @property
-    def is_restored(self) -> bool:
-        """Whether its agent has brought what it was to fetch."""
-        return set(self._wanted()) <= self._worker.restored.get(self.number, {}).keys()
+            yield from self.links.resets(self.phase)
 
     def end(self, phase: Phase = Phase.IDLE, *, lost: bool = False) -> None:
         (self._wires.lost if lost else self._wires.closed).add(self._slot)
         self.phase = phase
-
-    def _hears_all(self) -> bool:
-        return all(self._world.hears(self._slot, peer) for peer in self._wires.ranks)
-
-    def _companions(self) -> frozenset[SlotId]:
-        """Members of all groups this worker forms."""
-        wires = self._wires
-        movers = wires.movers if self._slot in wires.movers else frozenset[SlotId]()
-        return movers | (wires.ranks if self._slot in wires.ranks else frozenset())
-
-    def _peers(self) -> frozenset[SlotId]:
-        """Those it waits for now."""
-        return (self._wires.movers if self.phase is Phase.MOVING else self._wires.ranks) - {self._slot}
-
-    def _wanted(self) -> tuple[int, ...]:
-        """Layers that its agent fetches."""
-        return tuple(r.layer for r in self._wires.start.restores if r.target == self._slot)
 
     @property
     def _stop_wanted(self) -> bool:
@@ -177,32 +123,17 @@ class GenerationRun:
     # Its phases.
 
     def _form(self) -> None:
-        held, wires = self._worker.held, self._wires
-        for transfer in wires.start.transfers:
-            if transfer.source == self._slot:
-                if transfer.layer not in held.layers:
-                    raise ViolationError(f"{self._slot} is to send layer {transfer.layer}, which it does not hold")
-                wires.sent[transfer.layer, transfer.target] = held.layers[transfer.layer]
+        self.moving.send()
         self.phase = Phase.MOVING
 
     def _receive(self) -> None:
-        held, wires = self._worker.held, self._wires
-        for t in wires.start.transfers:
-            if t.target == self._slot:
-                held.layers[t.layer] = wires.sent[t.layer, t.target]
-        restored = self._worker.restored.get(self.number, {})
-        held.layers.update({layer: restored[layer] for layer in self._wanted()})
-        self._world.restored(self._worker, self._wanted())
-        if self._slot not in wires.ranks:
+        self.moving.receive()
+        if self._slot not in self._wires.ranks:
             self._stand_by()
             return
-        lacking = [layer for layer in self._plan.layers_of(self._slot) if layer not in held.layers]
-        if lacking and not wires.start.initialise:
-            raise ViolationError(f"{self._slot} starts generation {self.number} without its layers {lacking}")
-        held.layers.update({layer: initial(layer) for layer in lacking})
+        self._initialised = self.moving.initialise(self._plan.layers_of(self._slot))
         self._vote(_FIRST_VOTE)
         self.phase = Phase.AGREEING
-        self._initialised = len(lacking)
 
     def _agreed(self) -> None:
         stop, version = self._wires.stop_wanted(_FIRST_VOTE), self._worker.held.version
@@ -228,7 +159,7 @@ class GenerationRun:
         held, mine = self._worker.held, self._plan.layers_of(self._slot)
         held.layers = {layer: state for layer, state in held.layers.items() if layer in mine}
         held.digest = self._wires.digest(self.step)
-        if self._worker.buffers.settle() and self._world.storing.snapshots:
+        if self._saving.settle():
             self.phase = Phase.COPYING
         else:
             self._propose()
@@ -268,11 +199,9 @@ class GenerationRun:
             return
         mine = {layer: self._worker.held.layers[layer] for layer in self._plan.layers_of(self._slot)}
         if self._wires.start.action is Action.TRAIN:
-            tally = self._wires.tally(vote)
-            is_due = self._is_due(version.step, tally)
-            if self.step < self._world.steps:
-                if is_due:
-                    self._worker.buffers.begin(version, mine, commit, tally)
+            is_last = self.step >= self._world.steps
+            self._saving.voted(version, mine, commit, self._wires.tally(vote), is_last=is_last)
+            if not is_last:
                 self.phase = Phase.COMPUTING
                 return
         for layer, state in mine.items():
@@ -285,25 +214,14 @@ class GenerationRun:
         else:
             self._finish()
 
-    def _is_due(self, step: int, tally: Tally) -> bool:
-        """Whether a snapshot is to be taken; the checkers hear what the vote showed of the one before."""
-        rules, begun = self._worker.buffers.rules, self._worker.buffers.rules.begun
-        is_due = rules.is_due(step, tally)
-        if begun is not None and not tally.uncopied and not tally.failed:
-            self._world.kept(self._worker, begun)
-        if is_due:
-            self._world.overwrites(self._worker, rules.kept)
-        return is_due
-
     def _save(self) -> None:
-        """As Snapshots.write_urgently: after the upload before it, and until it is over, or a stop."""
-        held, buffers, is_rank = self._worker.held, self._worker.buffers, self._slot in self._wires.ranks
-        if not self._saves and not buffers.rules.is_uploading:
-            self._saves = True
-            mine = self._plan.layers_of(self._slot) if is_rank else tuple(held.layers)
-            assert held.version is not None
-            buffers.begin_urgently(held.version, {layer: held.layers[layer] for layer in mine})
-        elif is_rank:
+        """Until what it ends with is written, or a stop."""
+        held, is_rank = self._worker.held, self._slot in self._wires.ranks
+        mine = self._plan.layers_of(self._slot) if is_rank else tuple(held.layers)
+        assert held.version is not None
+        if self._saving.write_urgently(held.version, {layer: held.layers[layer] for layer in mine}):
+            return
+        if is_rank:
             self._finish()
         else:
             self.end()
@@ -320,13 +238,10 @@ class GenerationRun:
         else:
             self.end()
 
-    def _all_voted(self, step: int) -> bool:
-        return len(self._wires.votes.get(step, ())) == len(self._wires.ranks)
-
     def _vote(self, step: int) -> None:
         self._wires.votes.setdefault(step, {})[self._slot] = self._stop_wanted
         self._wires.standings.setdefault(step, {})[self._slot] = self._worker.buffers.rules.standing()
-        if step != _FIRST_VOTE and self._all_voted(step):  # the first one commits nothing
+        if step != _FIRST_VOTE and self._wires.is_voted(step):  # the first one commits nothing
             self._world.voted(self._wires)
 
     def _say_running(self, initialised: int) -> None:

@@ -146,7 +146,7 @@ class Term:
         commands = self._coordinator.handle(event, self._now_s)
         self._world.coverage.handled(state, event, commands)
         if self._leads():
-            self._world.checkers.decided(self._coordinator, commands)
+            self._world.checkers.decisions.made(self._coordinator, commands)
         self._commands.extend(commands)
 
     def _leads(self) -> bool:

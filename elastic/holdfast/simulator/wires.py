@@ -74,6 +74,13 @@ class Wires:
         blocks = [block for pipeline in plan.pipelines for block in given[pipeline.stages[0].slot].blocks]
         return digest_of(step, states, sorted(blocks), self.salt)
 
+    def is_given(self, step: int) -> bool:
+        """Whether every rank has contributed."""
+        return len(self.given.get(step, ())) == len(self.ranks)
+
+    def is_voted(self, step: int) -> bool:
+        return len(self.votes.get(step, ())) == len(self.ranks)
+
     def stop_wanted(self, step: int) -> bool:
         return any(self.votes[step].values())
 

@@ -96,7 +96,7 @@ class Worker:
         said in `generation`."""
         run = self._run
         blocked = run is not None and (run.phase is Phase.FORMING or run.phase in WAITING_FOR_PEERS)
-        blocked = blocked and run is not None and (run.phase is not Phase.MOVING or run.is_restored)
+        blocked = blocked and run is not None and (run.phase is not Phase.MOVING or run.moving.is_restored)
         if not self.alive or not (self.hung or blocked) or self._barked >= generation:
             return None
         return self.moved_s + HANG_S
@@ -153,13 +153,13 @@ class Worker:
     def can_break(self) -> bool:
         if self._run is None or not self._able:
             return False
-        return self._aborted or self._run.hears_of_loss() or self._is_reset(self._run)
+        return self._aborted or self._run.links.hear_of_loss(self._run.phase) or self._is_reset(self._run)
 
     def break_off(self) -> str:
         """Communication raised."""
         number, phase, run = self.generation, self.phase, self._run
         assert run is not None
-        if not self._aborted and not self._is_reset(run) and not run.has_lost_peers:
+        if not self._aborted and not self._is_reset(run) and not run.links.have_lost:
             self._world.rough_closings -= 1
         self._leave(Phase.IDLE, lost=True)
         self.to_agent.append(Broken(generation=number, detail="a peer was lost"))
@@ -171,7 +171,7 @@ class Worker:
             yield from self._run.deadlines()
 
     def _is_reset(self, run: GenerationRun) -> bool:
-        return any(self._world.now_s >= at_s for at_s in run.resets())
+        return any(self._world.now_s >= at_s for at_s in run.links.resets(run.phase))
 
     def _warm(self) -> None:
         self._phase = Phase.IDLE

@@ -118,7 +118,7 @@ class World:
         at = len(self.transcript) - 1
         self.transcript[at] = (self.now_s, lane.name, lane.run())
         if self.storing.is_on:
-            self.checkers.acted()
+            self.checkers.stored.acted()
         self._tidy()
         return True
 
@@ -337,13 +337,13 @@ class World:
         return self.network.happens(self.dials.copies_fail)
 
     def restored(self, worker: Worker, layers: Iterable[int]) -> None:
-        self.checkers.restored(worker, layers)
+        self.checkers.stored.restored(worker, layers)
 
     def kept(self, worker: Worker, version: Version) -> None:
-        self.checkers.kept(worker, version)
+        self.checkers.stored.kept(worker, version)
 
     def overwrites(self, worker: Worker, kept: Version | None) -> None:
-        self.checkers.overwrites(worker, kept)
+        self.checkers.stored.overwrites(worker, kept)
 
     def user_code_fails(self, slot: SlotId, step: int) -> bool:
         return (slot, step) in self.user_failures
