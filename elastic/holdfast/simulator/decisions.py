@@ -22,7 +22,6 @@ class Decisions:
 
     def __init__(self, world: "World", history: History, stored: StoredCopies) -> None:
         self._world, self._history, self._stored = world, history, stored
-        self.copies_out_of_reach = 0  # job failed while an agent that had lost its lease held what was missing
 
     def made(self, coordinator: Coordinator, commands: Sequence[Command]) -> None:
         """After every event."""
@@ -70,12 +69,10 @@ class Decisions:
     def _gone(self, record: OutcomeRecord, coordinator: Coordinator) -> None:
         """A job fails for want of a copy only where there really is none, on any node that is known."""
         live = [worker for worker in self._world.workers() if not self._world.is_orphan(worker.worker)]
-        told = _told_to(coordinator)
         nodes = coordinator.view.nodes
-        found = self._history.newest((w for w in live if w.slot.node in nodes), told, self._stored.found(nodes.keys()))
+        members = [worker for worker in live if worker.slot.node in nodes]
+        found = self._history.newest(members, _told_to(coordinator), self._stored.found(nodes.keys()))
         require(found is None, f"failed ({record.reason}), but live nodes hold all layers at {show(found)}")
-        if self._history.newest(live, told, self._stored.found(self._world.agents.keys())) is not None:
-            self.copies_out_of_reach += 1
 
 
 def _told_to(coordinator: Coordinator) -> frozenset[Version]:
