@@ -35,7 +35,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.futures import Future
 
 from holdfast_checkpoint.dcp import HoldfastReader, HoldfastWriter
-from holdfast_checkpoint.dcp.ranges import THREADS
+from holdfast_checkpoint.dcp.ranges import reading_threads
 
 SAVED_ON, LOADED_ON = 4, 3
 ROUNDS, ROUNDS_FROM_DISK = 7, 3
@@ -178,7 +178,7 @@ def _read_plainly(blobs: Sequence[Path], rank: int, state: State) -> None:
     arrays: list[Any] = [_local(tensor).numpy() for tensor in state.values()]
     memory = [memoryview(array).cast("B") for array in arrays]
     rooms = [view[at : at + _PIECE_BYTES] for view in memory for at in range(0, len(view), _PIECE_BYTES)]
-    threads = min(THREADS, len(os.sched_getaffinity(0)))
+    threads = reading_threads()
     rooms = [rooms[0]] * (threads + 1) + rooms  # for the files' headers, and for what threads hold at the end
 
     def read(blob: Path) -> None:

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from harness.fuzzing import BYTES, JSON, unhandled
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
+from holdfast.agent.fork_server import Command, ForkServerProcess
 from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.agent.workers import Workers
-from holdfast.agent.zygote import ZygoteProcess
 from holdfast.model.ids import NodeId
 from holdfast.model.messages import Exit, FromWorker, Stop
 from holdfast.model.records import JobRecord
@@ -286,7 +286,7 @@ def test_a_worker_that_hears_nonsense_from_its_agent_ends(data: bytes) -> None:
 def test_an_agent_whose_zygote_talks_nonsense_lets_go_of_it(data: bytes) -> None:
     async def work() -> None:
         heard: list[tuple[int, int]] = []
-        zygote = ZygoteProcess(NodeId("n"), *[lambda *event: heard.append(event)] * 3)
+        zygote = ForkServerProcess("zygote", Command(module="none"), *[lambda *event: heard.append(event)] * 3)
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)

@@ -18,7 +18,7 @@ from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.manifest import BlobEntry
 
 log = logging.getLogger(__name__)
-THREADS = 8
+_THREADS = 8
 _RUN_BYTES = 16 << 20
 _NAMES_MAX = 4
 
@@ -81,7 +81,7 @@ def read_ranges(
     for index in (index for index, count in enumerate(left) if count == 0):
         on_done(index)
     reader = _Reader(sources)
-    workers = threads or min(THREADS, len(os.sched_getaffinity(0)))
+    workers = threads or reading_threads()
     with ThreadPoolExecutor(workers, thread_name_prefix="holdfast-read") as pool:
         futures = {pool.submit(reader.read, run): run for run in _runs(pieces)}
         try:
@@ -94,6 +94,11 @@ def read_ranges(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def reading_threads() -> int:
+    """How many read at a time, where nobody says."""
+    return min(_THREADS, len(os.sched_getaffinity(0)))
 
 
 def _pieces(wanted: Sequence[Wanted]) -> list[_Piece]:

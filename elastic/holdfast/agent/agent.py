@@ -83,7 +83,15 @@ class Agent:
         self._reporter = Reporter(store, self._keys, lambda: self._lease.id)
         key, ram = self._peers.credentials.worker_key, self._tiers.ram.path
         self._workers = Workers(
-            settings.node, settings.host, settings.scratch, job, key, ram, self._worker_said, self._worker_ended
+            settings.node,
+            settings.host,
+            settings.scratch,
+            job,
+            key,
+            ram,
+            self._worker_said,
+            self._worker_ended,
+            settings.zygote,
         )
         self._member: Member | None = None
         self.vitals = Vitals(settings.node, self._workers, lambda: self._member, timeouts.progress_s)

@@ -1,7 +1,6 @@
 """An agent process from its start to its end: the store, the job, this machine, then the agent itself."""
 
 import asyncio
-import ctypes
 import logging
 import os
 import resource
@@ -16,6 +15,7 @@ from pathlib import Path
 from holdfast.agent.agent import Agent
 from holdfast.agent.family import check_family
 from holdfast.agent.following import surely
+from holdfast.agent.fork_server import RunningServer
 from holdfast.agent.health import Health, Vital
 from holdfast.agent.http import Listening
 from holdfast.agent.program_source import check_machine, check_out
@@ -32,7 +32,6 @@ from holdfast.spec import JobSpec
 from holdfast.stores.address import StoreAccess, StoreAddress, open_store
 
 log = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 # sun_path, less the name of a slot's socket.
 _SCRATCH_BYTES_MAX = 107 - len("/slot-1023.sock")
 
@@ -56,7 +55,7 @@ class AgentOptions:
     ram: Path | None = None  # where copies in RAM outlive this agent
     submission: SelfSubmission | None = None  # of a job that is not there
     health: tuple[str, int] | None = None  # where anybody may ask how it is
-    parent_pid: int | None = None  # end when this parent process ends
+    zygote: RunningServer | None = None  # forked together with this agent, by a run that takes signals itself
 
 
 def run_agent(options: AgentOptions) -> OutcomeRecord | None:
@@ -69,11 +68,6 @@ def run_agent(options: AgentOptions) -> OutcomeRecord | None:
         VersionError: the job was submitted by another version of Holdfast or PyTorch.
         HoldfastError: the agent failed.
     """
-    if options.parent_pid is not None:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != options.parent_pid:
-            return None  # it ended before we asked to be told
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_many_files()
     scratch = Path(tempfile.mkdtemp(prefix="holdfast-"))
     try:
@@ -99,7 +93,7 @@ async def _serve(options: AgentOptions, scratch: Path) -> OutcomeRecord | None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)  # the agent puts its own in its place
-    if options.parent_pid is None:
+    if options.zygote is None:
         loop.add_signal_handler(signal.SIGINT, os.kill, os.getpid(), signal.SIGTERM)
     agents: list[Agent] = []
     async with _health(options, lambda: agents[0].vitals if agents else None):
@@ -132,6 +126,7 @@ async def _begin(options: AgentOptions, store: Store, scratch: Path) -> Agent:
         secret=options.secret,
         tls=options.tls,
         ram=options.ram,
+        zygote=options.zygote,
     )
     return Agent(settings, store, record)
 

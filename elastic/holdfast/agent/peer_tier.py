@@ -83,12 +83,9 @@ class PeerTier:
         self.admit(generation.agents)
         placement, plan = Placement(), start.plan
         if plan is not None:
-            holders = {
-                layer: [str(plan.slots[rank].node) for rank in plan.holders(layer)] for layer in range(len(layer_bytes))
-            }
             # Only those whose loss begins a generation, and from what all agents know alike: no history of one's own.
             domains = {str(agent.node): agent.domain for agent in generation.agents if agent.node in plan.nodes}
-            placement = peer_copies(holders, domains, layer_bytes, copies)
+            placement = peer_copies(plan.nodes_by_layer, domains, layer_bytes, copies)
         self.follow(placement)
         if start.kept is not None:
             spare = None

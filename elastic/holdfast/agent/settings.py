@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.agent.fork_server import RunningServer
 from holdfast.agent.http import Listening
 from holdfast.agent.tls import TlsFiles
 from holdfast.model.ids import NodeId
@@ -22,6 +23,7 @@ class AgentSettings:
     secret: bytes = field(repr=False)
     tls: TlsFiles | None = None
     ram: Path | None = None  # on tmpfs: where copies in RAM outlive the agent; None: they do not
+    zygote: RunningServer | None = None  # one that runs already; None: start one
 
 
 def node_id(text: str) -> NodeId:

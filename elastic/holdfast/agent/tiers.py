@@ -21,9 +21,10 @@ from holdfast.agent.relaying import lines
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.agent.uploading import Uploader
 from holdfast.control.member_commands import PutUpload
+from holdfast.control.snapshotting import copied
 from holdfast.errors import UserError
 from holdfast.model.ids import NodeId
-from holdfast.model.messages import Copied, Restored, SnapshotBegun, Snapshotted, Spoilt, ToWorker, Uploaded
+from holdfast.model.messages import Restored, SnapshotBegun, Snapshotted, Spoilt, ToWorker, Uploaded
 from holdfast.model.records import (
     GenerationRecord,
     JobRecord,
@@ -170,13 +171,9 @@ class Tiers:
 
     def _tell_copied(self) -> None:
         """Workers hear once their snapshots have the copies that are wanted of them."""
-        if self._start is None:
-            return
-        for index, message in sorted(self._taken.items()):
-            layers = tuple(sorted(blob.layer for blob in message.blobs))
-            if self.peers.is_copied(message.version, layers):
-                copied = Copied(generation=self._start.generation, version=message.version, layers=layers)
-                self._home.tell_worker(index, copied)
+        if self._start is not None:
+            for index, message in copied(self._start.generation, self._taken, self.peers.is_copied):
+                self._home.tell_worker(index, message)
 
     async def _upload(self, index: int, message: Snapshotted, layers: frozenset[int]) -> None:
         version = message.version
@@ -199,11 +196,7 @@ class Tiers:
         plan = self._start.plan if self._start is not None else None
         if plan is None:
             return None
-        holders = {
-            layer: [plan.slots[rank].node for rank in plan.holders(layer)]
-            for layer in range(len(self._job.layer_bytes))
-        }
-        return frozenset(upload_shares(holders, self._job.layer_bytes).get(self._node, ()))
+        return frozenset(upload_shares(plan.nodes_by_layer, self._job.layer_bytes).get(self._node, ()))
 
     def _uploaded(self, record: UploadRecord) -> None:
         self._home.say_upload(PutUpload(record))

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from holdfast.agent.fork_server import Command, ForkServerProcess, RunningServer
 from holdfast.agent.same_user import is_ours
-from holdfast.agent.zygote import ZygoteProcess
 from holdfast.errors import ProtocolError
 from holdfast.model import heartbeat
 from holdfast.model.heartbeat import Beat, Permit, Phase
@@ -85,11 +85,20 @@ class Workers:
         ram: Path | None,
         on_message: Callable[[int, FromWorker], None],
         on_end: Callable[[int, int, str], None],
+        zygote: RunningServer | None = None,
     ) -> None:
+        """`zygote`: one that runs already."""
         self._node, self._host, self._scratch, self._job, self._key = node, host, scratch, job, key
         self._ram, self._on_message, self._on_end = ram, on_message, on_end
         self._slots: dict[int, _Slot] = {}
-        self._zygote = ZygoteProcess(node, self._spawned, self._exited, self._unborn)
+        self._zygote = ForkServerProcess(
+            "zygote",
+            Command(module="holdfast.worker.zygote", arguments=("--node", node)),
+            self._spawned,
+            self._exited,
+            self._unborn,
+            running=zygote,
+        )
         self._servers: list[asyncio.Server] = []
         self._permit = Permit(0.0, 0)
 

@@ -91,7 +91,7 @@ def agent(
         bool, typer.Option("--open-metrics", envvar="HOLDFAST_OPEN_METRICS", help="Let anybody read /metrics.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON.")] = False,
-    parent_pid: Annotated[int | None, typer.Option(hidden=True)] = None,
+    zygote: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Take part in a job with this machine, until the job is over or this node is to leave.
 
@@ -119,6 +119,6 @@ def agent(
             health=health,
             open_metrics=open_metrics,
             as_json=as_json,
-            parent_pid=parent_pid,
+            zygote=zygote,
         )
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from holdfast.agent.fork_server import RunningServer
 from holdfast.chaos.injector import FaultReport, Injector
 from holdfast.cli.following import Follower
 from holdfast.cli.nodes import LocalNodes, NodesSettings
@@ -64,23 +65,23 @@ class Ending:
     killed: bool
 
 
-async def launch(prepared: Prepared, out: Path, listener: Listener) -> Ending:
-    """Run the job to its end; its layers are in `out` if it was completed or stopped."""
+async def launch(prepared: Prepared, server: RunningServer, out: Path, listener: Listener) -> Ending:
+    """Run the job to its end, on nodes forked from `server`; its layers are in `out` if it was completed or stopped."""
     # Scratch files of all agents lie in one folder, since an agent that is killed cannot remove its own.
     scratch = await asyncio.to_thread(tempfile.mkdtemp, prefix="holdfast-run-")
     try:
-        async with _serving(listener) as (server, store, secret):
+        async with _serving(listener) as (rendezvous, store, secret):
             settings = NodesSettings(
                 job=prepared.spec.name,
-                store_address=join_endpoint(server.host, server.port),
-                host=server.host,
+                store_address=join_endpoint(rendezvous.host, rendezvous.port),
+                host=rendezvous.host,
                 secret=secret,
                 slots=prepared.spec.slots_per_node,
                 drain_s=prepared.spec.timeouts.drain_s,
                 logs=out / "logs",
                 scratch=Path(scratch),
             )
-            return await _Launch(prepared, store, settings, listener).run(out)
+            return await _Launch(prepared, server, store, settings, listener).run(out)
     finally:
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
@@ -103,10 +104,12 @@ async def _serving(listener: Listener) -> AsyncIterator[tuple[EmbeddedServer, St
 class _Launch:
     """One run."""
 
-    def __init__(self, prepared: Prepared, store: Store, settings: NodesSettings, listener: Listener) -> None:
+    def __init__(
+        self, prepared: Prepared, server: RunningServer, store: Store, settings: NodesSettings, listener: Listener
+    ) -> None:
         self._prepared, self._store, self._listener = prepared, store, listener
         self._keys = Keys(job=settings.job)
-        self._nodes = LocalNodes(settings, store, listener.node_started, self._node_ended)
+        self._nodes = LocalNodes(settings, server, store, listener.node_started, self._node_ended)
         self._injector = Injector(prepared.faults, self._nodes, listener.fault)
         self._follower = Follower(self._keys, self._nodes.see, self._injector.committed, listener.changed)
         self._alone = asyncio.Event()  # set whenever an agent ended and none is left

@@ -1,19 +1,24 @@
-"""The nodes of a local run: an agent each, in a process group of its own, so that a node can be killed whole."""
+"""The nodes of a local run: an agent each, in a process group of its own, so that a node can be killed whole.
+
+All are forked from one fork server (local_node.py), which is started as soon as a run is asked for: it imports torch
+while what was asked for is checked.
+"""
 
 import asyncio
 import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.agent.fork_server import Command, ForkServerProcess, RunningServer
 from holdfast.chaos.faults import node_name
-from holdfast.cli.access import SECRET
+from holdfast.errors import HoldfastError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.keys import Keys
+from holdfast.model.messages import NodeOrder
 from holdfast.model.records import DrainRecord, NodeRecord
 from holdfast.model.wire import encode
 from holdfast.ports.store import Compare, Put, Store
@@ -38,28 +43,60 @@ class NodesSettings:
     scratch: Path  # temporary files of all agents
 
 
+def nodes_command() -> Command:
+    """Starts what nodes are forked from."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    return Command(
+        module="holdfast.cli.local_node",
+        # The last: what lies in the present folder shadows nothing.
+        environment={"OMP_NUM_THREADS": "1", **inherited, "PYTHONSAFEPATH": "1"},
+        own_session=True,
+    )
+
+
+class _Agent:
+    """The process of one agent: its pid, once there is one, and its status, once it has ended."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.born: asyncio.Future[int] = loop.create_future()
+        self.ended: asyncio.Future[int] = loop.create_future()
+
+    @property
+    def pid(self) -> int:
+        return self.born.result()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.born.done() and not self.ended.done()
+
+
 class LocalNodes:
     """Starts, signals and finally ends the nodes; nothing of them outlives `kill_all`."""
 
     def __init__(
         self,
         settings: NodesSettings,
+        server: RunningServer,
         store: Store,
         on_start: Callable[[NodeId, int], None],
         on_exit: Callable[[NodeId, int], None],
     ) -> None:
-        """`on_start(node, pid)`, `on_exit(node, status)`: of an agent's process."""
+        """`server`: what `nodes_command` started. `on_start(node, pid)`, `on_exit(node, status)`: of an agent's
+        process."""
         self._settings, self._store = settings, store
         self._on_start, self._on_exit = on_start, on_exit
         self._keys = Keys(job=settings.job)
-        self._processes: dict[NodeId, asyncio.subprocess.Process] = {}
-        self._waits: set[asyncio.Task[None]] = set()
+        self._agents: dict[NodeId, _Agent] = {}
+        self._server = ForkServerProcess(
+            "nodes", nodes_command(), self._spawned, self._exited, self._lost, running=server
+        )
         self._records: dict[NodeId, NodeRecord] = {}
 
     @property
     def alive(self) -> tuple[NodeId, ...]:
         """Nodes whose agent runs."""
-        return tuple(node for node, process in self._processes.items() if process.returncode is None)
+        return tuple(node for node, agent in self._agents.items() if agent.is_alive)
 
     def see(self, node: NodeId, record: NodeRecord | None) -> None:
         """What the store says of a node; the workers' pids come from there."""
@@ -69,34 +106,26 @@ class LocalNodes:
             self._records[node] = record
 
     async def join(self) -> NodeId:
-        node = node_name(len(self._processes))
-        settings = self._settings
-        self._settings.logs.mkdir(parents=True, exist_ok=True)
-        with (settings.logs / f"{node}.log").open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "holdfast.cli.main", "agent", "--job", settings.job, "--store", settings.store_address),
-                *("--node", node, "--address", settings.host, "--slots", str(settings.slots)),
-                *("--json", "--parent-pid", str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                # Out of reach of the terminal's Ctrl-C, and a group that a fault can hit as one.
-                start_new_session=True,
-                env={
-                    "OMP_NUM_THREADS": "1",
-                    **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
-                    "PYTHONSAFEPATH": "1",  # what lies in the present folder shadows nothing
-                    "TMPDIR": str(settings.scratch),
-                    SECRET: settings.secret,
-                },
-            )
-        self._processes[node] = process
-        wait = asyncio.create_task(self._wait(node, process), name=f"wait-{node}")
-        self._waits.add(wait)
-        wait.add_done_callback(self._waits.discard)
-        log.info("node.started", extra={"node": node, "pid": process.pid})
-        self._on_start(node, process.pid)
+        """Raises: HoldfastError: it could not be started."""
+        number, settings = len(self._agents), self._settings
+        node, agent = node_name(number), _Agent()
+        self._agents[node] = agent
+        settings.logs.mkdir(parents=True, exist_ok=True)
+        order = NodeOrder(
+            number=number,
+            node=node,
+            arguments=(
+                *("--job", settings.job, "--store", settings.store_address, "--node", node),
+                *("--address", settings.host, "--slots", str(settings.slots), "--json"),
+            ),
+            environment={"TMPDIR": str(settings.scratch)},
+            secret=settings.secret,
+            log=str(settings.logs.absolute() / f"{node}.log"),
+        )
+        await self._server.fork(number, 1, encode(order))
+        pid = await agent.born
+        log.info("node.started", extra={"node": node, "pid": pid})
+        self._on_start(node, pid)
         return node
 
     async def drain(self, node: NodeId, grace_s: float | None, reason: str) -> None:
@@ -136,26 +165,45 @@ class LocalNodes:
         while leaving & set(self.alive) and loop.time() < deadline_s and not hurry.is_set():
             if not self._records:
                 deadline_s = min(deadline_s, loop.time() + _EXIT_S)
-            await asyncio.wait(tuple(self._waits), timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            waits = [agent.ended for agent in self._agents.values() if agent.is_alive]
+            await asyncio.wait(waits, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
 
     async def kill_all(self) -> None:
         """End every process of every node, stopped ones too, and wait until the agents are gone."""
-        for process in self._processes.values():
+        born = [agent for agent in self._agents.values() if agent.born.done()]
+        for agent in born:
             # Also where the agent has ended: its group is there as long as any process of it.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        while self._waits:
-            await asyncio.wait(tuple(self._waits))
+                os.killpg(agent.pid, signal.SIGKILL)
+        if born:
+            await asyncio.wait([agent.ended for agent in born])
+        await self._server.close()
 
-    def _agent(self, node: NodeId) -> asyncio.subprocess.Process:
-        process = self._processes.get(node)
-        if process is None:
+    def _agent(self, node: NodeId) -> _Agent:
+        agent = self._agents.get(node)
+        if agent is None:
             raise LookupError(f"there is no {node}")
-        if process.returncode is not None:
+        if not agent.is_alive:
             raise LookupError(f"{node} has left or died before")
-        return process
+        return agent
 
-    async def _wait(self, node: NodeId, process: asyncio.subprocess.Process) -> None:
-        status = await process.wait()
+    def _spawned(self, number: int, pid: int) -> None:
+        self._agents[node_name(number)].born.set_result(pid)
+
+    def _exited(self, pid: int, status: int) -> None:
+        self._ended(next(node for node, agent in self._agents.items() if agent.is_alive and agent.pid == pid), status)
+
+    def _lost(self, number: int, _: int, status: int) -> None:
+        """What they were forked from ended, and they with it."""
+        node = node_name(number)
+        agent = self._agents[node]
+        if agent.is_alive:
+            self._ended(node, -signal.SIGKILL)
+        elif not agent.born.done():
+            error = f"{node}: could not be started: what nodes are forked from ended with status {status}"
+            agent.born.set_exception(HoldfastError(error))
+
+    def _ended(self, node: NodeId, status: int) -> None:
+        self._agents[node].ended.set_result(status)
         log.info("node.ended", extra={"node": node, "status": status})
         self._on_exit(node, status)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from holdfast.agent.fork_server import RunningServer
 from holdfast.cli.exits import EXIT_COMPLETED, EXIT_FAILED, EXIT_KILLED, EXIT_STOPPED
 from holdfast.cli.folder import check_free, choose_folder, clear, logging_to
 from holdfast.cli.launcher import Ending, launch
 from holdfast.cli.live import LiveScreen
+from holdfast.cli.nodes import nodes_command
 from holdfast.cli.preparing import Prepared, Wish, prepare
 from holdfast.cli.recording import Recording
 from holdfast.cli.screen import PlainScreen, Screen
@@ -47,22 +49,28 @@ def run_job(wish: Wish, options: Options) -> int:
         # First what takes no time to refuse.
         if options.out is not None:
             check_free(options.out, replace=options.overwrite, option="--overwrite")
-        prepared = prepare(wish)
-        out = choose_folder(options.out, prepared.spec.name)
-        clear(out)
-        with logging_to(out, prepared.spec.name):
-            return _run(prepared, wish, options, out)
+        server = nodes_command().start()
+        with contextlib.closing(server):
+            return _run_on(server, wish, options)
     except KeyboardInterrupt:  # before or after the launcher, which takes signals itself
         print("holdfast: interrupted", file=sys.stderr)
         return EXIT_KILLED
 
 
-def _run(prepared: Prepared, wish: Wish, options: Options, out: Path) -> int:
+def _run_on(server: RunningServer, wish: Wish, options: Options) -> int:
+    prepared = prepare(wish)
+    out = choose_folder(options.out, prepared.spec.name)
+    clear(out)
+    with logging_to(out, prepared.spec.name):
+        return _run(prepared, server, wish, options, out)
+
+
+def _run(prepared: Prepared, server: RunningServer, wish: Wish, options: Options, out: Path) -> int:
     recording = Recording(prepared, wish.spec, out)
     with contextlib.closing(recording):
         with screen(recording, plain=options.plain, as_json=options.as_json) as shown:
             recording.show_on(shown)
-            ending = asyncio.run(launch(prepared, out, recording))
+            ending = asyncio.run(launch(prepared, server, out, recording))
         names = [layer.name for layer in prepared.facts.layers]
         return finish(recording, names, ending, out, as_json=options.as_json)
 

@@ -8,10 +8,12 @@ import logging
 import os
 import re
 import signal
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.agent.credentials import Credentials
+from holdfast.agent.fork_server import ForkedChild, RunningServer
 from holdfast.agent.http import Listening
 from holdfast.agent.main import AgentOptions, run_agent
 from holdfast.agent.self_submission import SelfSubmission
@@ -53,7 +55,7 @@ class AgentArguments:
     health: str | None = None
     open_metrics: bool = False
     as_json: bool = False
-    parent_pid: int | None = None
+    zygote: str | None = None  # PID:FD of one that was forked together with this process
 
 
 def serve_agent(arguments: AgentArguments) -> None:
@@ -78,7 +80,7 @@ def serve_agent(arguments: AgentArguments) -> None:
         ram=arguments.ram,
         submission=_submission(arguments, secret, access),
         health=_health_address(arguments.health),
-        parent_pid=arguments.parent_pid,
+        zygote=_zygote(arguments.zygote),
     )
     set_up_logging(as_json=arguments.as_json or _wants_json(), job=options.job, node=node)
     outcome = run_agent(options)
@@ -111,6 +113,13 @@ def _submission(arguments: AgentArguments, secret: bytes, access: StoreAccess) -
         # Of a secret in a file the other process knows the file.
         secrets={name: value for name, value in taken.items() if not os.environ.get(f"{name}_FILE")},
     )
+
+
+def _zygote(text: str | None) -> RunningServer | None:
+    if text is None:
+        return None
+    pid, descriptor = map(int, text.split(":"))
+    return RunningServer(ForkedChild(pid), socket.socket(fileno=descriptor))
 
 
 def _health_address(text: str | None) -> tuple[str, int] | None:

@@ -6,10 +6,10 @@ becomes the kept one when a vote shows that it is whole everywhere, with its cop
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from holdfast.model.messages import Copied, Spoilt, Uploaded
+from holdfast.model.messages import Copied, Snapshotted, Spoilt, Uploaded
 from holdfast.model.records import StartRecord, Version
 
 _INTERVAL_MAX = 10_000
@@ -221,3 +221,16 @@ class SnapshotRules:
         if self._every is not None:
             return self._every
         return max(1, min(_INTERVAL_MAX, math.ceil(tally.cost / self._overhead)))
+
+
+def copied(
+    generation: int, taken: Mapping[int, Snapshotted], is_copied: Callable[[Version, Collection[int]], bool]
+) -> Iterator[tuple[int, Copied]]:
+    """By slot, what each worker hears whose last snapshot has the copies at peers that are wanted of it.
+
+    `taken`: the last snapshot of each slot. `is_copied`: whether these layers of a version have all of theirs.
+    """
+    for index, message in sorted(taken.items()):
+        layers = tuple(sorted(blob.layer for blob in message.blobs))
+        if is_copied(message.version, layers):
+            yield index, Copied(generation=generation, version=message.version, layers=layers)

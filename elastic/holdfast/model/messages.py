@@ -1,5 +1,6 @@
 """What an agent and its workers say to each other, over a unix socket, one frame a message."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from holdfast.model.ids import SlotId, WorkerId
@@ -174,6 +175,18 @@ class WorkerOrder:
     key: str = field(repr=False)  # hex; seals what workers leave in each other's c10d stores
     job: JobRecord
     ram: str = ""  # the folder for copies in RAM; empty: anonymous memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOrder:
+    """Launcher of a local run to what nodes are forked from: fork one with these."""
+
+    number: int
+    node: str
+    arguments: tuple[str, ...]  # of `holdfast agent`
+    environment: Mapping[str, str]  # on top of what is there
+    secret: str = field(repr=False)  # for the agent's environment alone
+    log: str  # path to which its processes write
 
 
 ToWorker = Stop | Start | Exit | Restored | Copied | Spoilt | Uploaded

@@ -123,6 +123,12 @@ class Plan:
         return tuple(rank for rank, stage in enumerate(self.stages) if layer in stage.layers)
 
     @cached_property
+    def nodes_by_layer(self) -> dict[int, tuple[NodeId, ...]]:
+        """The nodes that hold each layer, pipeline by pipeline; one that holds it twice is there twice."""
+        slots = self.slots
+        return {n: tuple(slots[rank].node for rank in self.holders(n)) for n in range(self.layer_count)}
+
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Runs of layers with the same holders, in layer order; the same on every rank."""
         cuts = sorted({0, self.layer_count} | {stage.layers.start for stage in self.stages})

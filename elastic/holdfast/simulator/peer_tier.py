@@ -109,7 +109,7 @@ class PeerTier:
     def _placed(self, generation: GenerationRecord, plan: Plan) -> Placement:
         job = self._world.job
         domains = {str(agent.node): agent.domain for agent in generation.agents if agent.node in plan.nodes}
-        return peer_copies(holders(plan), domains, job.layer_bytes, job.copies)
+        return peer_copies(plan.nodes_by_layer, domains, job.layer_bytes, job.copies)
 
     def _follow(self) -> None:
         """A source of the same layers as before goes on where it was."""
@@ -117,9 +117,8 @@ class PeerTier:
         for name, wanted in self._placement.pulled_by(self._node).items():
             node, layers = NodeId(name), frozenset(wanted)
             if layers:
-                known = before.get(node)
-                same = known is not None and known.layers == layers
-                self._followed[node] = known if known is not None and same else _Following(layers)
+                known = before.get(node, _Following(layers))
+                self._followed[node] = known if known.layers == layers else _Following(layers)
 
     def _keep(self, kept: Pair) -> None:
         self.kept = kept
@@ -178,8 +177,8 @@ class PeerTier:
         return f"pulls layer {layer} at {version} from {node}"
 
     def _ask(self, node: NodeId, peer: "PeerTier", following: _Following) -> str:
-        held = self._held(following)
-        peer.hear(self._node, self._holding(following))
+        held, holding = self._held(following)
+        peer.hear(self._node, holding)
         newest, kept = peer.newest(following.layers), peer.kept
         following.version, following.kept = newest, kept
         if kept is not None:
@@ -209,17 +208,19 @@ class PeerTier:
 
     def _has_news(self, peer: "PeerTier", following: _Following) -> bool:
         """For either of the two."""
-        if peer.copied.get(self._node) != self._holding(following) or peer.kept != following.kept:
+        held, holding = self._held(following)
+        if peer.copied.get(self._node) != holding or peer.kept != following.kept:
             return True
         newest = peer.newest(following.layers)
-        return newest is not None and newest != self._held(following)
+        return newest is not None and newest != held
 
-    def _holding(self, following: _Following) -> Holding | None:
-        held, me = self._held(following), self._agents.get(self._node)
-        return Holding(me.incarnation if me is not None else "", held, following.layers) if held is not None else None
-
-    def _held(self, following: _Following) -> Pair | None:
-        return said_to_hold(self._ram.versions((PEER,)), following.layers, following.version)
+    def _held(self, following: _Following) -> tuple[Pair | None, Holding | None]:
+        """The version of it that is here, and how a peer is told."""
+        held = said_to_hold(self._ram.versions((PEER,)), following.layers, following.version)
+        if held is None:
+            return None, None
+        me = self._agents.get(self._node)
+        return held, Holding(me.incarnation if me is not None else "", held, following.layers)
 
     def _reach(self, node: NodeId) -> "PeerTier | None":
         """That peer's, if it answers at the address that the generation's record names."""
@@ -227,8 +228,3 @@ class PeerTier:
         if known is None or agent is None or not agent.active or agent.member.identity.port != known.port:
             return None
         return agent.tiers.peers if self._world.network.joins(self._node, node) else None
-
-
-def holders(plan: Plan) -> dict[int, list[str]]:
-    """The nodes that train each layer."""
-    return {n: [str(plan.slots[rank].node) for rank in plan.holders(n)] for n in range(plan.layer_count)}

@@ -7,11 +7,12 @@ pulled, one share uploaded.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from holdfast.model.messages import Copied, SnapshotBegun, Snapshotted, Spoilt, ToWorker, Uploaded
+from holdfast.control.snapshotting import copied
+from holdfast.model.messages import SnapshotBegun, Snapshotted, Spoilt, ToWorker, Uploaded
 from holdfast.model.records import GenerationRecord, SnapshotInventory, StartRecord, Version
 from holdfast.simulator.buffers import Pair, pair
 from holdfast.simulator.fetching import Fetching, Home
-from holdfast.simulator.peer_tier import PeerTier, holders
+from holdfast.simulator.peer_tier import PeerTier
 from holdfast.simulator.ram import Copy, Ram
 from holdfast.simulator.uploads import Uploads
 from holdfast_checkpoint.placement import upload_shares
@@ -99,7 +100,7 @@ class Tiers:
         """Layers that this node uploads; None: all that it has, where there is no plan."""
         if self._start is None or self._start.plan is None:
             return None
-        shares = upload_shares(holders(self._start.plan), self._world.job.layer_bytes)
+        shares = upload_shares(self._start.plan.nodes_by_layer, self._world.job.layer_bytes)
         return frozenset(shares.get(self._agent.node, ()))
 
     # What it does by itself.
@@ -127,13 +128,9 @@ class Tiers:
 
     def _tell_copied(self) -> None:
         """Workers hear once their snapshots have the copies that are wanted of them."""
-        if self._start is None:
-            return
-        for index, message in sorted(self._taken.items()):
-            layers = tuple(sorted(blob.layer for blob in message.blobs))
-            if self.peers.is_copied(message.version, layers):
-                copied = Copied(generation=self._start.generation, version=message.version, layers=layers)
-                self._tell(index, copied)
+        if self._start is not None:
+            for index, message in copied(self._start.generation, self._taken, self.peers.is_copied):
+                self._tell(index, message)
 
     def _spoilt(self, copy: Copy) -> None:
         """Whoever made it hears of it."""

@@ -28,12 +28,12 @@ from holdfast.spec import JobSpec
 from holdfast.worker.device import choose_device
 from holdfast.worker.facts import inspect
 from holdfast.worker.final import FinalWriter
+from holdfast.worker.forking import die_with_parent
 from holdfast.worker.measuring import Effort, LayerTrial, load_seconds, measure_layers, pass_through, repeat, trials
 from holdfast.worker.measuring_step import SLOT, Beside, measure_beside
 from holdfast.worker.process_groups import Backend, ProcessGroup, make_backend
 from holdfast.worker.pulse import Pulse
 from holdfast.worker.state import Setting
-from holdfast.worker.zygote import die_with_parent
 
 _HOST = "127.0.0.1"
 _TIMEOUT = timedelta(minutes=30)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.agent import zygote
+from holdfast.agent import fork_server
+from holdfast.agent.fork_server import Command, ForkServerProcess
 from holdfast.agent.workers import Workers
-from holdfast.agent.zygote import ZygoteProcess
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.messages import WorkerOrder
 from holdfast.model.records import JobRecord
@@ -76,9 +76,11 @@ async def test_a_zygote_that_dies_ends_each_worker_that_is_awaited_and_the_next_
 
 
 async def test_an_order_that_could_not_be_carried_out_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zygote, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(fork_server, "_AGAIN_S", 0.05)
     lost: list[tuple[int, int, int]] = []
-    process = ZygoteProcess(NodeId("n"), lambda *_: None, lambda *_: None, lambda *end: lost.append(end))
+    process = ForkServerProcess(
+        "zygote", Command(module="none"), lambda *_: None, lambda *_: None, lambda *end: lost.append(end)
+    )
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ DATA = bytes(range(256)) * 4
 class Unsteady(Storage):
     """Its reads end halfway, or come with one bit changed, so many times."""
 
-    times = 0
+    short_reads = 0
     flips = 0
 
     def read_into(self, path: str, start: int, buffer: memoryview) -> int | None:
@@ -24,9 +24,9 @@ class Unsteady(Storage):
             count = super().read_into(path, start, buffer)
             buffer[7] ^= 1
             return count
-        if self.times == 0:
+        if self.short_reads == 0:
             return super().read_into(path, start, buffer)
-        self.times -= 1
+        self.short_reads -= 1
         return super().read_into(path, start, buffer[: len(buffer) // 2])
 
 
@@ -44,9 +44,9 @@ def read(storage: Storage) -> bytes:
 
 
 def test_a_read_that_ends_too_early_is_tried_again_and_then_the_storage_s_trouble(storage: Unsteady) -> None:
-    storage.times = 3
+    storage.short_reads = 3
     assert read(storage) == DATA
-    storage.times = 4
+    storage.short_reads = 4
     with pytest.raises(StorageBusyError, match="has 1024 bytes, and what was read of it ended at 512"):
         read(storage)
     assert read(storage) == DATA

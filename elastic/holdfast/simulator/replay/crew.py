@@ -76,11 +76,8 @@ class Crew:
     def _copies_of(self, plan: Plan) -> dict[NodeId, frozenset[int]]:
         """By node: its own layers, and those it keeps for others."""
         if self._copies is None or self._copies[0] is not plan:
-            holders = {
-                layer: [str(plan.slots[rank].node) for rank in plan.holders(layer)] for layer in range(plan.layer_count)
-            }
             domains = {str(node): str(node) for node in self.nodes if node in plan.nodes}
-            placed = peer_copies(holders, domains, self.job.layer_bytes, self.job.copies)
+            placed = peer_copies(plan.nodes_by_layer, domains, self.job.layer_bytes, self.job.copies)
             lies = {stage.slot.node: set(stage.layers) for stage in plan.stages}
             for copyings in placed.copyings.values():
                 for copying in copyings:

@@ -1,0 +1,67 @@
+"""What nodes of a local run are forked from: a fork server that has imported an agent and torch, once for all of them.
+
+Each node is a process group of its own, which a fault can hit as one: an agent that is started as `holdfast agent`
+would be, and its zygote, forked before the agent has a thread. So a run of many nodes starts in the time of one, and a
+node that joins is there at once.
+"""
+
+# ruff: noqa: E402
+
+import argparse
+import gc
+import os
+import signal
+import socket
+import sys
+from functools import partial
+
+gc.disable()  # as in the zygote
+
+import holdfast.cli.serving  # noqa: F401  which the command line imports late
+from holdfast.agent.main import allow_many_files
+from holdfast.cli.access import SECRET
+from holdfast.cli.main import main as holdfast_main
+from holdfast.model.messages import NodeOrder
+from holdfast.model.wire import decode
+from holdfast.telemetry.logs import set_up_logging
+from holdfast.worker.forking import ForkServer, die_with_parent, leave_with
+from holdfast.worker.zygote import serve_zygote, share_memory
+
+
+def _become_node(order: NodeOrder) -> None:
+    log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    os.close(log)
+    os.environ.update(order.environment)
+    allow_many_files()
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        leave_with(lambda: serve_zygote(theirs, order.node))
+    theirs.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ[SECRET] = order.secret
+    sys.argv = ["holdfast", "agent", *order.arguments, "--zygote", f"{pid}:{ours.detach()}"]
+    holdfast_main()
+
+
+def main() -> None:
+    """Entry point of `python -m holdfast.cli.local_node`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with_parent()
+    # Of Ctrl-C the run tells the nodes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_up_logging()
+    share_memory()
+    connection, read = socket.socket(fileno=arguments.fd), partial(decode, NodeOrder)
+    server = ForkServer("nodes", connection, read, lambda order: order.number, _become_node, own_groups=True)
+    leave_with(server.serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Nodes of a local run: forked from one process, and none of their processes outlives it or the run."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.realrun.jobs import RunningJob, is_alive, job, toy_spec
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+
+def processes(running: RunningJob) -> set[int]:
+    """Agents and workers."""
+    nodes = running.nodes().values()
+    return {pid for node in nodes for pid in (node["agent_pid"], *node["worker_pids"]) if pid}
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def wait_gone(pids: set[int]) -> None:
+    deadline = time.monotonic() + 20
+    while left := {pid for pid in pids if is_alive(pid)}:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.02)  # polling the kernel; the deadline above bounds it
+
+
+def test_a_run_whose_fork_server_is_killed_fails_and_leaves_no_process(tmp_path: Path) -> None:
+    spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
+    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2") as running:
+        running.wait_for(lambda running: running.step() >= 2)
+        pids = processes(running)
+        assert len(pids) == 6
+        (server,) = {parent_of(node["agent_pid"]) for node in running.nodes().values()}
+        assert parent_of(server) == running.process.pid
+
+        os.kill(server, signal.SIGKILL)
+        ended = running.end()
+    assert ended.code == 1
+    assert "no node is left" in ended.output
+    wait_gone(pids)
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_neither_does_a_node(tmp_path: Path) -> None:
+    spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
+    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2") as running:
+        running.wait_for(lambda running: running.step() >= 2)
+        pids, node = processes(running), running.nodes()["node-1"]
+        assert os.getpgid(node["worker_pids"][0]) == node["agent_pid"]
+        os.kill(node["agent_pid"], signal.SIGKILL)  # its zygote and its workers notice
+        wait_gone({node["agent_pid"], *node["worker_pids"]})
+
+        running.process.kill()
+        wait_gone(pids)
