@@ -35,7 +35,7 @@ from holdfast.stores.embedded import EmbeddedServer, EmbeddedStore
 from holdfast.worker.channel import Channel
 from holdfast.worker.comm import WORLD, Comm, GroupSpec
 from holdfast.worker.main import serve_store
-from holdfast.worker.process_groups import GlooBackend, open_sockets
+from holdfast.worker.process_groups import GlooBackend, duplicated, open_sockets
 from holdfast.worker.pulse import Pulse
 
 FUZZ = settings(max_examples=60, suppress_health_check=list(HealthCheck))
@@ -327,7 +327,10 @@ def listening() -> list[int]:
     """Ports that this process listens on at the loopback address, gloo's among them, which Python is not told of."""
     found = []
     for fd in open_sockets():
-        with suppress(OSError), socket.socket(fileno=os.dup(fd)) as duplicate:
+        duplicate = duplicated(fd)
+        if duplicate is None:
+            continue
+        with duplicate, suppress(OSError):
             if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 host, number, *_ = duplicate.getsockname()
                 found += [number] if host == "127.0.0.1" else []

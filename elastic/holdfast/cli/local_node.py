@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
 gc.disable()  # as in the zygote
 
@@ -33,6 +34,7 @@ def _become_node(order: NodeOrder) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)
+    Path("/proc/self/comm").write_text(order.node, encoding="utf-8")  # for ps and top; the kernel cuts it at 15 bytes
     os.environ.update(order.environment)
     allow_many_files()
     ours, theirs = socket.socketpair()

@@ -4,6 +4,7 @@ gloo in torch 2.13 cannot abort: the group's connected sockets are shut down ins
 operation within a millisecond. Listening sockets are left alone (shutting one down aborts the process).
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -145,25 +146,31 @@ def require_answers(sockets: frozenset[int], within_s: float) -> None:
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(within_s * 1000)),
     )
     for fd, inode in open_sockets().items():
-        if inode not in sockets:
+        duplicate = duplicated(fd) if inode in sockets else None
+        if duplicate is None:
             continue
-        try:
-            with socket.socket(fileno=os.dup(fd)) as duplicate:
-                if duplicate.family in (socket.AF_INET, socket.AF_INET6):
-                    for option in options:
-                        duplicate.setsockopt(*option)
-        except OSError:
-            continue  # closed since it was listed
+        with duplicate, contextlib.suppress(OSError):  # broken meanwhile
+            if duplicate.family in (socket.AF_INET, socket.AF_INET6):
+                for option in options:
+                    duplicate.setsockopt(*option)
+
+
+def duplicated(fd: int) -> socket.socket | None:
+    """The socket behind a descriptor that somebody else owns; None: it was closed since it was listed."""
+    try:
+        copy = os.dup(fd)
+    except OSError:
+        return None
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:  # by now it is something else
+        os.close(copy)
+        return None
 
 
 def _shut_down_if_connected(fd: int) -> None:
-    try:
-        duplicate = socket.socket(fileno=os.dup(fd))
-    except OSError:
-        return  # closed since it was listed
-    with duplicate:
-        try:
+    duplicate = duplicated(fd)
+    if duplicate is not None:
+        with duplicate, contextlib.suppress(OSError):  # listening, or already down
             duplicate.getpeername()
             duplicate.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # listening, or already down

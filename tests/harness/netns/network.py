@@ -93,7 +93,10 @@ def kept_namespace() -> Iterator[Path]:
         assert keeper.stderr is not None
         if keeper.stdout.readline() != "up\n":
             pytest.skip(f"no network namespaces: {keeper.stderr.read().strip()}; run the tests as root")
-        yield Path(f"/proc/{keeper.pid}/ns/net")
+        try:
+            yield Path(f"/proc/{keeper.pid}/ns/net")
+        finally:
+            keeper.kill()  # the end of its input, which any forked process may hold open, is not to be relied on
 
 
 def _wire_all(made: Network, namespaces: dict[str, Path]) -> None:

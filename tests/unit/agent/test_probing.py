@@ -15,6 +15,7 @@ from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.peers import Peers
 from holdfast.agent.probing import Verdict, probe
 from holdfast.model.ids import NodeId
+from holdfast.worker.process_groups import duplicated, open_sockets
 
 SECRET = b"0123456789abcdef"
 
@@ -166,11 +167,11 @@ async def test_both_ends_of_a_contact_are_watched_by_the_kernel() -> None:
     """The far machine may vanish, and no packet tell of it."""
     port = port_of("i1")
     await port.open()
-    before = {name for name in os.listdir("/proc/self/fd") if kept_alive(name)}
+    before = set(filter(kept_alive, open_sockets()))
 
     async def both() -> None:
         while True:
-            if len({name for name in os.listdir("/proc/self/fd") if kept_alive(name)} - before) == 2:
+            if len(set(filter(kept_alive, open_sockets())) - before) == 2:
                 return
             await asyncio.sleep(0.01)
 
@@ -182,10 +183,12 @@ async def test_both_ends_of_a_contact_are_watched_by_the_kernel() -> None:
         await port.close()
 
 
-def kept_alive(descriptor: str) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(int(descriptor))) as connection:
-            options = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
-            return all(connection.getsockopt(*option) for option in options)
-    except OSError:
+def kept_alive(descriptor: int) -> bool:
+    connection = duplicated(descriptor)
+    if connection is None:
         return False
+    with connection:
+        if connection.family != socket.AF_INET:
+            return False
+        options = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+        return all(connection.getsockopt(*option) for option in options)
