@@ -31,7 +31,7 @@ def wait_gone(pids: set[int]) -> None:
 
 def test_a_run_whose_fork_server_is_killed_fails_and_leaves_no_process(tmp_path: Path) -> None:
     spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
-    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2") as running:
+    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2", forked=False) as running:
         running.wait_for(lambda running: running.step() >= 2)
         pids = processes(running)
         assert len(pids) == 6
@@ -47,7 +47,7 @@ def test_a_run_whose_fork_server_is_killed_fails_and_leaves_no_process(tmp_path:
 
 def test_a_run_that_is_killed_leaves_no_process_and_neither_does_a_node(tmp_path: Path) -> None:
     spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
-    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2") as running:
+    with job(spec, tmp_path / "out", "--nodes", "2", "--slots", "2", forked=False) as running:
         running.wait_for(lambda running: running.step() >= 2)
         pids, node = processes(running), running.nodes()["node-1"]
         assert os.getpgid(node["worker_pids"][0]) == node["agent_pid"]

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ import pytest
 from harness.etcd.server import EtcdServer, running_server
 from harness.netns.network import Network, network
 from harness.realrun.cluster import Cluster, cluster
+from harness.realrun.commands import Process, start
 from harness.realrun.jobs import Ended, RunningJob, toy_spec, undisturbed
 from holdfast.telemetry.files import RunFiles
 from holdfast.telemetry.run_event import EventKind
@@ -51,7 +50,7 @@ class Trial:
 
     def __init__(self, wires: Network, nodes: Cluster, following: RunningJob) -> None:
         self.wires, self.nodes, self.following = wires, nodes, following
-        self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        self._agents: dict[str, Process] = {}
 
     def start(self, node: str) -> None:
         with self.wires.inside(node):
@@ -123,25 +122,19 @@ def trial(folder: Path, wires: Network, etcd: EtcdServer, *, pause_s: float = 0.
             timeouts={"lease_ttl_s": 2.0, "progress_s": PROGRESS_S, "start_settle_s": SETTLE_S},
             failures={"node_losses": 10},
         )
-        command = [sys.executable, "-m", "holdfast.cli.main", "submit", str(spec), "--store", nodes.store]
-        follower = subprocess.Popen(
-            [*command, "--out", str(folder / "out"), "--wait", "--json"],
-            env=nodes.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with follower:
-            made = Trial(wires, nodes, RunningJob(follower, folder / "out"))
-            try:
-                for node in NODES:
-                    made.start(node)
-                made.wait_trained()
-                yield made
-            finally:
-                wires.heal()
-                follower.kill()
+        log = folder / "follower.log"
+        command = ["submit", str(spec), "--store", nodes.store, "--out", str(folder / "out"), "--wait", "--json"]
+        follower = start(command, log, environment=nodes.environment)
+        made = Trial(wires, nodes, RunningJob(follower, folder / "out", log))
+        try:
+            for node in NODES:
+                made.start(node)
+            made.wait_trained()
+            yield made
+        finally:
+            wires.heal()
+            follower.kill()
+            follower.wait()
 
 
 # Each cuts the network, and says who must be able to train on; any of several where one set is as good as another.

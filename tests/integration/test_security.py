@@ -258,7 +258,7 @@ def read(path: Path) -> bytes:
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Cluster]:
-    with cluster(tmp_path / "cluster") as made:
+    with cluster(tmp_path / "cluster", forked=False) as made:
         yield made
 
 
@@ -303,7 +303,7 @@ def owner(path: Path) -> int:
 @pytest.mark.chaos
 def test_workers_of_a_local_run_do_not_inherit_its_secret(tmp_path: Path) -> None:
     spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
-    with job(spec, tmp_path / "out", "--nodes", "1") as running:
+    with job(spec, tmp_path / "out", "--nodes", "1", forked=False) as running:
         running.wait_for(lambda running: running.step() >= 1)
         secret = (tmp_path / "out" / ".secret").read_bytes()
         assert stat.S_IMODE((tmp_path / "out" / ".secret").stat().st_mode) == 0o600

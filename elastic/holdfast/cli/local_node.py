@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,23 +30,41 @@ from holdfast.worker.forking import ForkServer, die_with_parent, leave_with
 from holdfast.worker.zygote import serve_zygote, share_memory
 
 
+def serve_nodes(connection: socket.socket) -> None:
+    """Fork a node for each NodeOrder, until the socket closes."""
+    die_with_parent()
+    # Of Ctrl-C the run tells the nodes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_up_logging()
+    share_memory()
+    read = partial(decode, NodeOrder)
+    ForkServer("nodes", connection, read, lambda order: order.number, _become_node, own_groups=True).serve()
+
+
 def _become_node(order: NodeOrder) -> None:
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)
-    Path("/proc/self/comm").write_text(order.node, encoding="utf-8")  # for ps and top; the kernel cuts it at 15 bytes
     os.environ.update(order.environment)
+    be_agent(order.node, order.arguments, {SECRET: order.secret})
+
+
+def be_agent(node: str, arguments: Sequence[str], secrets: Mapping[str, str]) -> None:
+    """Be `holdfast agent` with these arguments, to its end. `secrets`: of the environment, which its workers are not to
+    inherit."""
+    Path("/proc/self/comm").write_text(node, encoding="utf-8")  # for ps and top; the kernel cuts it at 15 bytes
     allow_many_files()
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        leave_with(lambda: serve_zygote(theirs, order.node))
+        leave_with(lambda: serve_zygote(theirs, node))
     theirs.close()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ[SECRET] = order.secret
-    sys.argv = ["holdfast", "agent", *order.arguments, "--zygote", f"{pid}:{ours.detach()}"]
+    os.environ.update(secrets)
+    sys.argv = ["holdfast", "agent", *arguments, "--zygote", f"{pid}:{ours.detach()}"]
     holdfast_main()
 
 
@@ -54,15 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     arguments = parser.parse_args()
-    die_with_parent()
-    # Of Ctrl-C the run tells the nodes.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    set_up_logging()
-    share_memory()
-    connection, read = socket.socket(fileno=arguments.fd), partial(decode, NodeOrder)
-    server = ForkServer("nodes", connection, read, lambda order: order.number, _become_node, own_groups=True)
-    leave_with(server.serve)
+    leave_with(lambda: serve_nodes(socket.socket(fileno=arguments.fd)))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.realrun.commands import Process, start
 from holdfast.cli.job_status import read_status
 from holdfast.cli.target import Target
 from holdfast.stores.address import StoreAccess, parse_store
@@ -23,10 +25,11 @@ _GIVE_UP_S = 120.0
 class Cluster:
     """Everything is started with the same secret, from its file."""
 
-    def __init__(self, folder: Path, store: str, environment: Mapping[str, str]) -> None:
-        self.folder, self.store = folder, store
+    def __init__(self, folder: Path, store: str, environment: Mapping[str, str], *, forked: bool = True) -> None:
+        """`forked`: see harness.realrun.commands."""
+        self.folder, self.store, self.forked = folder, store, forked
         self.environment = dict(environment)
-        self.agents: dict[str, subprocess.Popen[bytes]] = {}
+        self.agents: dict[str, Process] = {}
 
     @property
     def secret(self) -> bytes:
@@ -34,16 +37,16 @@ class Cluster:
 
     def command(self, *arguments: str, code: int | None = 0, timeout_s: float = _GIVE_UP_S) -> str:
         """What `holdfast` prints, errors too where one is expected."""
-        ended = subprocess.run(
-            [sys.executable, "-m", "holdfast.cli.main", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        assert code is None or ended.returncode == code, (arguments, ended.returncode, ended.stdout, ended.stderr)
-        return ended.stdout if ended.returncode == 0 else ended.stdout + ended.stderr
+        with tempfile.TemporaryDirectory() as folder:
+            output, errors = Path(folder) / "output", Path(folder) / "errors"
+            ended = start(arguments, output, errors=errors, environment=self.environment, forked=self.forked)
+            try:
+                status = ended.wait(timeout_s)
+            finally:
+                ended.kill()
+            told, trouble = output.read_text(), errors.read_text()
+        assert code is None or status == code, (arguments, status, told, trouble)
+        return told if status == 0 else told + trouble
 
     def submit(self, spec: Path, out: Path, *arguments: str) -> dict[str, Any]:
         told = self.command("submit", str(spec), "--store", self.store, "--out", str(out), "--json", *arguments)
@@ -59,22 +62,13 @@ class Cluster:
         target = Target(job=job, address=parse_store(self.store), access=StoreAccess(secret=self.secret))
         return asyncio.run(read_status(target)).as_json()
 
-    def start(self, node: str, *arguments: str, job: str = "toy") -> "subprocess.Popen[bytes]":
+    def start(self, node: str, *arguments: str, job: str = "toy") -> Process:
         """An agent in a process group of its own, which logs to a file."""
-        command = [sys.executable, "-m", "holdfast.cli.main", "agent", "--job", job, "--store", self.store, "--json"]
-        command += ["--node", node, *arguments]
+        command = ["agent", "--job", job, "--store", self.store, "--json", "--node", node, *arguments]
         if "--address" not in arguments:
             command += ["--address", "127.0.0.1"]
         number = len(self.agents)
-        with self.log(f"{node}.{number}").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = start(command, self.log(f"{node}.{number}"), environment=self.environment, forked=self.forked)
         self.agents[f"{node}.{number}"] = process
         return process
 
@@ -107,7 +101,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, store: str | None = None) -> Iterator[Cluster]:
+def cluster(folder: Path, store: str | None = None, *, forked: bool = True) -> Iterator[Cluster]:
     """With a store of its own unless an address is given; everything is gone at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     secret = folder / "secret"
@@ -116,7 +110,8 @@ def cluster(folder: Path, store: str | None = None) -> Iterator[Cluster]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     environment = {**kept, "OMP_NUM_THREADS": "1", "HOLDFAST_SECRET_FILE": str(secret)}
     with ExitStack() as held:
-        made = Cluster(folder, store or held.enter_context(_served(folder, environment)), environment)
+        address = store or held.enter_context(_served(folder, environment))
+        made = Cluster(folder, address, environment, forked=forked)
         try:
             yield made
         finally:

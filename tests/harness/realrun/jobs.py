@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from harness.realrun.commands import SERVER, Process, start
 
 TOY = Path(__file__).parents[2] / "programs" / "toy.py"
 # Bounds a hang, on a machine that is busy with other tests.
@@ -55,8 +55,8 @@ class Ended:
 class RunningJob:
     """A job whose launcher is `process`."""
 
-    def __init__(self, process: "subprocess.Popen[str]", out: Path) -> None:
-        self.process, self.out = process, out
+    def __init__(self, process: Process, out: Path, log: Path) -> None:
+        self.process, self.out, self._log = process, out, log
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         try:
@@ -77,16 +77,16 @@ class RunningJob:
     def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition(self):
-            assert self.process.poll() is None, f"the job ended early:\n{self.process.communicate()[0]}"
+            assert self.process.poll() is None, f"the job ended early:\n{self._log.read_text()}"
             assert time.monotonic() < deadline, f"not so within {timeout_s} s; nodes: {self.nodes()}"
             time.sleep(0.02)  # polling a file; the deadline above bounds it
 
     def end(self, timeout_s: float = _GIVE_UP_S) -> Ended:
-        output, _ = self.process.communicate(timeout=timeout_s)
+        code = self.process.wait(timeout_s)
         report = self.out / "report.json"
         return Ended(
-            code=self.process.returncode,
-            output=output,
+            code=code,
+            output=self._log.read_text(),
             report=json.loads(report.read_text()) if report.exists() else {},
             out=self.out,
         )
@@ -99,28 +99,24 @@ def job(
     *arguments: str,
     faults: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    forked: bool = True,
 ) -> Iterator[RunningJob]:
     """A running `holdfast run`; killed with all its nodes if the test ends first. `environment` comes on top."""
-    command = [sys.executable, "-m", "holdfast.cli.main", "run", str(spec), "--out", str(out), "--plain", *arguments]
+    command = ["run", str(spec), "--out", str(out), "--plain", *arguments]
     for fault in faults:
         command += ["--fault", fault]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        # What was measured on this machine before must not decide on layouts here.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out / "cache"), **(environment or {})},
-    )
-    running = RunningJob(process, out)
+    # What was measured on this machine before must not decide on layouts here.
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out / "cache"), **(environment or {})}
+    log = out.with_name(f"{out.name}.log")
+    log.unlink(missing_ok=True)
+    process = start(command, log, environment=known, forked=forked)
+    running = RunningJob(process, out, log)
     try:
         yield running
     finally:
         if process.poll() is None:
             process.kill()
-        with process:  # waits for it, and closes its pipe
-            pass
+        process.wait()
         for node in running.nodes().values():
             for pid in (node["agent_pid"], *node["worker_pids"]):
                 if pid and is_alive(pid):
@@ -161,6 +157,7 @@ def kill_all(running: RunningJob) -> None:
 def is_alive(pid: int) -> bool:
     """Whether the pid is a process of ours that runs: no zombie, and no later process that got the number."""
     try:
-        return b"holdfast" in Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie has none
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie has none
     except OSError:
         return False
+    return b"holdfast" in command or SERVER.encode() in command
