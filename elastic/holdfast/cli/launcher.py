@@ -20,6 +20,7 @@ from holdfast.chaos.injector import FaultReport, Injector
 from holdfast.cli.following import Follower
 from holdfast.cli.nodes import LocalNodes, NodesSettings
 from holdfast.cli.preparing import Prepared
+from holdfast.errors import HoldfastError
 from holdfast.model.ids import NodeId
 from holdfast.model.keys import Keys
 from holdfast.model.records import CheckpointsRecord, OutcomeRecord, Result, StopRecord
@@ -125,6 +126,11 @@ class _Launch:
             await self._store.put(self._keys.one("spec"), encode(self._prepared.job_record(out)))
             with self._signals():
                 await self._train()
+        except ExceptionGroup as group:  # of its tasks
+            ours, bugs = group.split(HoldfastError)
+            if ours is None or bugs is not None:
+                raise
+            raise ours.exceptions[0] from group
         finally:
             await self._nodes.kill_all()
         self._injector.missed("the job ended before")
