@@ -30,7 +30,7 @@ test-waiting: setup # real processes, which wait for each other: beside them the
 	    $(addprefix tests/,kube chaos integration unit)
 
 test-computing: setup # what only computes gives way to what waits for other processes
-	nice -n 15 $(BIN)/pytest tests/simulation tests/property
+	nice -n 15 $(BIN)/pytest --numprocesses=2 --dist=loadfile tests/simulation tests/property
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)

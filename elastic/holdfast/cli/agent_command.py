@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.arguments import SECRETS
+from holdfast.cli.arguments import SECRETS, Address, LogJson, StoreUrl, TlsAuthority, TlsCertificate, TlsKey
 
 app = typer.Typer()
 _EPILOG = (
@@ -17,16 +17,9 @@ _EPILOG = (
 @app.command(epilog=_EPILOG)
 def agent(
     job: Annotated[str, typer.Option(metavar="NAME", envvar="HOLDFAST_JOB", help="The job's name in its spec.")],
-    store: Annotated[str, typer.Option(metavar="URL", envvar="HOLDFAST_STORE", help="As for submit.")],
+    store: StoreUrl,
     node: Annotated[str, typer.Option(metavar="ID", envvar="HOLDFAST_NODE", help="This node's name.")],
-    address: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST[:PORT]",
-            envvar="HOLDFAST_ADDRESS",
-            help="At which other nodes reach this one, and what it listens at.",
-        ),
-    ],
+    address: Address,
     listen: Annotated[
         str | None,
         typer.Option(metavar="HOST", envvar="HOLDFAST_LISTEN", help="Listen there instead, such as 0.0.0.0."),
@@ -64,13 +57,9 @@ def agent(
             "nowhere.",
         ),
     ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CERT", help="This agent's certificate; TLS between all agents.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar="HOLDFAST_TLS_KEY", help="Its key.")] = None,
-    tls_ca: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CA", help="Who vouches for the agents' certificates.")
-    ] = None,
+    tls_cert: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsAuthority = None,
     ram: Annotated[
         Path | None,
         typer.Option(
@@ -90,7 +79,7 @@ def agent(
     open_metrics: Annotated[
         bool, typer.Option("--open-metrics", envvar="HOLDFAST_OPEN_METRICS", help="Let anybody read /metrics.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON.")] = False,
+    as_json: LogJson = False,
     zygote: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Take part in a job with this machine, until the job is over or this node is to leave.

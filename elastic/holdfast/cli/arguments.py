@@ -21,6 +21,25 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
+# Of agents, of a job or of scripts.
+StoreUrl = Annotated[str, typer.Option(metavar="URL", envvar="HOLDFAST_STORE", help="As for submit.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST[:PORT]",
+        envvar="HOLDFAST_ADDRESS",
+        help="At which other machines reach this one, and what it listens at.",
+    ),
+]
+TlsCertificate = Annotated[
+    Path | None, typer.Option(envvar="HOLDFAST_TLS_CERT", help="This agent's certificate; TLS between all agents.")
+]
+TlsKey = Annotated[Path | None, typer.Option(envvar="HOLDFAST_TLS_KEY", help="Its key.")]
+TlsAuthority = Annotated[
+    Path | None, typer.Option(envvar="HOLDFAST_TLS_CA", help="Who vouches for the agents' certificates.")
+]
+LogJson = Annotated[bool, typer.Option("--json", help="Log lines of JSON.")]
+
 
 def assignments(texts: list[str]) -> dict[str, Any]:
     """`path=value`, the value read as JSON where it is that, else as YAML (so `3e-4` is a number and `8GiB` text)."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.arguments import Address, LogJson, StoreUrl, TlsAuthority, TlsCertificate, TlsKey
 from holdfast.cli.arguments import bandwidth as bytes_a_second
 from holdfast.cli.arguments import memory as memory_bytes
 
@@ -16,16 +17,9 @@ def keep(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="The same on all machines that keep for each other: a-z, 0-9 and '-'.")
     ],
-    store: Annotated[str, typer.Option(metavar="URL", envvar="HOLDFAST_STORE", help="As for submit.")],
+    store: StoreUrl,
     node: Annotated[str, typer.Option(metavar="ID", envvar="HOLDFAST_NODE", help="This machine's name.")],
-    address: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST[:PORT]",
-            envvar="HOLDFAST_ADDRESS",
-            help="At which other machines reach this one, and what it listens at.",
-        ),
-    ],
+    address: Address,
     socket: Annotated[
         Path, typer.Option(metavar="PATH", envvar="HOLDFAST_AGENT", help="Where the scripts find it; a unix socket.")
     ],
@@ -49,14 +43,10 @@ def keep(
     forget: Annotated[
         float, typer.Option(min=0.1, metavar="HOURS", help="A save that is so old goes; the same everywhere.")
     ] = 24.0,
-    tls_cert: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CERT", help="This agent's certificate; TLS between all agents.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar="HOLDFAST_TLS_KEY", help="Its key.")] = None,
-    tls_ca: Annotated[
-        Path | None, typer.Option(envvar="HOLDFAST_TLS_CA", help="Who vouches for the agents' certificates.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON.")] = False,
+    tls_cert: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsAuthority = None,
+    as_json: LogJson = False,
 ) -> None:
     """Keep in RAM what scripts on this machine save through holdfast_checkpoint.dcp, with copies on other machines.
 
