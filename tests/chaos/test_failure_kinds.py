@@ -92,7 +92,7 @@ def test_a_first_interrupt_stops_at_a_boundary_with_the_weights(tmp_path: Path) 
 
 def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
     spec = toy_spec(tmp_path, params={"pause_s": 0.5}, steps=10_000)
-    with job(spec, tmp_path / "out", "--nodes", "2") as running:
+    with job(spec, tmp_path / "out", "--nodes", "2", forked=False) as running:
         running.wait_for(lambda run: any(node["worker_pids"] for node in run.nodes().values()))
         pids = [pid for node in running.nodes().values() for pid in (node["agent_pid"], *node["worker_pids"])]
         running.process.send_signal(signal.SIGINT)

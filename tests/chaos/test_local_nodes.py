@@ -2,12 +2,14 @@
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import RunningJob, is_alive, job, toy_spec
+from harness.realrun.jobs import RunningJob, is_alive, job, run_job, toy_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -22,11 +24,22 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def children_of(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= set(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # polling other processes; the deadline above bounds it
+
+
 def wait_gone(pids: set[int]) -> None:
-    deadline = time.monotonic() + 20
-    while left := {pid for pid in pids if is_alive(pid)}:
-        assert time.monotonic() < deadline, f"still there: {left}"
-        time.sleep(0.02)  # polling the kernel; the deadline above bounds it
+    wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_a_run_whose_fork_server_is_killed_fails_and_leaves_no_process(tmp_path: Path) -> None:
@@ -56,3 +69,37 @@ def test_a_run_that_is_killed_leaves_no_process_and_neither_does_a_node(tmp_path
 
         running.process.kill()
         wait_gone(pids)
+
+
+def test_two_interrupts_end_a_run_whose_nodes_are_yet_to_be_forked(tmp_path: Path) -> None:
+    spec = toy_spec(tmp_path, steps=100_000)
+    with job(spec, tmp_path / "out", "--nodes", "2", forked=False) as running:
+        launcher = running.process.pid
+        wait_until(lambda: children_of(launcher))
+        (server,) = children_of(launcher)
+        os.kill(server, signal.SIGSTOP)
+        wait_until(lambda: (tmp_path / "out" / ".secret").exists())
+
+        def is_over() -> bool:
+            running.process.send_signal(signal.SIGINT)  # again and again: an impatient user
+            return running.process.poll() is not None
+
+        wait_until(is_over)
+        assert running.end().code == 130
+    wait_gone({server})
+
+
+def test_a_killed_node_leaves_nothing_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it; without, it asks for that folder
+    # Short, for the sockets in it.
+    with tempfile.TemporaryDirectory() as folder:
+        ended = run_job(
+            toy_spec(tmp_path, params={"pause_s": 0.02}),
+            tmp_path / "out",
+            *("--nodes", "3"),
+            faults=["kill node-2 at step 2"],
+            environment={"TMPDIR": folder},
+            forked=False,
+        )
+        assert ended.code == 0, ended.output
+        assert not list(Path(folder).glob("holdfast-*"))

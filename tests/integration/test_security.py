@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from harness.realrun.certificates import Authority
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.jobs import job, toy_spec
+from harness.realrun.jobs import TOY, job, toy_spec
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import HttpPort, Listening
@@ -302,14 +302,22 @@ def owner(path: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_workers_of_a_local_run_do_not_inherit_its_secret(tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000)
+    # What the user's code sees, which is not what its process was started with.
+    (tmp_path / "telling.py").write_text(
+        f"import os, pathlib, sys\nsys.path.insert(0, {str(TOY.parent)!r})\nfrom toy import program\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'environ-{{os.getpid()}}').write_text(repr(dict(os.environ)))\n"
+    )
+    entry = f"{tmp_path / 'telling.py'}:program"
+    program = {"entry": entry, "params": {"pause_s": 0.05}}
+    spec = toy_spec(tmp_path, steps=100_000, program=program)
     with job(spec, tmp_path / "out", "--nodes", "1", forked=False) as running:
         running.wait_for(lambda running: running.step() >= 1)
         secret = (tmp_path / "out" / ".secret").read_bytes()
         assert stat.S_IMODE((tmp_path / "out" / ".secret").stat().st_mode) == 0o600
         (node,) = running.nodes().values()
         for pid in node["worker_pids"]:
-            assert secret not in read(Path(f"/proc/{pid}/environ")), "it is what the user's code runs in"
+            assert secret not in (tmp_path / f"environ-{pid}").read_bytes(), "it is what the user's code runs in"
+            assert secret not in read(Path(f"/proc/{pid}/environ"))
             assert secret not in read(Path(f"/proc/{pid}/cmdline"))
         assert secret not in read(Path(f"/proc/{node['agent_pid']}/cmdline"))
         assert secret not in read(Path(f"/proc/{running.process.pid}/cmdline"))

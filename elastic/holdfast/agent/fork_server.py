@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,7 +25,7 @@ _END_S = 2.0
 
 
 class Child(Protocol):
-    """A child of this process that nobody else waits for."""
+    """A child of this process that nobody else waits for; of use on several threads."""
 
     @property
     def pid(self) -> int: ...
@@ -44,15 +45,18 @@ class ForkedChild:
 
     pid: int
     _status: int | None = None
+    _waiting: threading.Lock = field(default_factory=threading.Lock)
 
     def kill(self) -> None:
         if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._status
+        with self._waiting:
+            if self._status is None:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._status
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,12 @@ class ForkServerProcess:
         """Raises: OSError: no process can be started."""
         if self._running is None or self._ended is not None:
             self._running = self._command.start()
-        self._ended = _end_of(self._running.process)
+        try:
+            self._ended = _end_of(self._running.process)
+        except RuntimeError as error:  # no thread can be started
+            self._running.close()
+            self._running = None
+            raise OSError(str(error)) from error
         reader, self._writer = await asyncio.open_connection(sock=self._running.connection)
         self._reading = asyncio.create_task(self._read(reader, self._writer), name=self._name)
 
@@ -179,6 +188,8 @@ class ForkServerProcess:
                         raise ValueError(f"unexpected event {repr(other)[:200]}")
         except (ValueError, RecursionError, ConnectionError) as error:
             log.error("%s.malformed", self._name, extra={"error": str(error)})
+        except Exception:  # of whoever was told: without a reader the children's ends would be waited for for ever
+            log.exception("%s.broken", self._name)
         async with self._starting:  # an order that comes now is for the next one
             writer.close()  # ends this one, and its children with it
             status = await self._end(_END_S)
@@ -194,17 +205,18 @@ class ForkServerProcess:
 
 
 def _end_of(child: Child) -> "asyncio.Future[int]":
-    """Its status, once it has ended; to be called once a child."""
+    """Its status, once it has ended. On a thread, as asyncio does it where there may be no pidfd."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
-    descriptor = os.pidfd_open(child.pid)
 
-    def reap() -> None:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-        status = child.wait()
+    def settle(status: int) -> None:
         if not ended.done():
             ended.set_result(status)
 
-    loop.add_reader(descriptor, reap)
+    def wait() -> None:
+        status = child.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(settle, status)
+
+    threading.Thread(target=wait, name=f"wait-{child.pid}", daemon=True).start()
     return ended

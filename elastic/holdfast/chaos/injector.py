@@ -21,7 +21,7 @@ from holdfast.chaos.faults import (
     SignalNode,
     SignalWorker,
 )
-from holdfast.errors import StoreError
+from holdfast.errors import HoldfastError
 from holdfast.model.ids import NodeId, SlotId
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Nodes(Protocol):
     async def drain(self, node: NodeId, grace_s: float | None, reason: str) -> None: ...
 
     async def join(self) -> NodeId:
-        """Start a new node; returns without waiting for it to be ready."""
+        """Start a new node; returns without waiting for it to be ready. Raises: HoldfastError: it cannot be started."""
         ...
 
 
@@ -112,7 +112,7 @@ class Injector:
         step, node, missed = self._step, fault.node, None
         try:
             node = await self._do(fault) or node
-        except (LookupError, StoreError) as error:
+        except (LookupError, HoldfastError) as error:
             missed = str(error.args[0]) if error.args else type(error).__name__
         log.info("fault.fired", extra={"fault": fault.sentence, "step": step, "node": node, "missed": missed})
         self._report(FaultReport(fault=fault, step=step, node=node, missed=missed))

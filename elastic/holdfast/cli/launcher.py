@@ -146,11 +146,9 @@ class _Launch:
             self._tasks = tasks
             background = [
                 tasks.create_task(self._follower.run(self._store), name="follow"),
-                tasks.create_task(self._injector.run(), name="inject"),
+                tasks.create_task(self._start(), name="start"),
                 tasks.create_task(self._despair(), name="despair"),
             ]
-            for _ in range(self._prepared.nodes):
-                await self._nodes.join()
             over = [
                 tasks.create_task(self._follower.ended.wait(), name="outcome"),
                 tasks.create_task(self._killed.wait(), name="killed"),
@@ -160,6 +158,12 @@ class _Launch:
                 await self._nodes.wait_gone(_LEAVE_S, self._killed)
             for task in (*background, *over):
                 task.cancel()
+
+    async def _start(self) -> None:
+        """The nodes that are there from the beginning; then faults may come, and others join."""
+        for _ in range(self._prepared.nodes):
+            await self._nodes.join()
+        await self._injector.run()
 
     async def _despair(self) -> None:
         """Nobody is left who could write the outcome, and nobody will come: write it."""

@@ -8,15 +8,21 @@ node that joins is there at once.
 # ruff: noqa: E402
 
 import argparse
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from holdfast.worker.forking import ForkServer, die_with_parent, leave_with
+
+if __name__ == "__main__":
+    die_with_parent()  # before what takes seconds to import
 gc.disable()  # as in the zygote
 
 import holdfast.cli.serving  # noqa: F401  which the command line imports late
@@ -26,7 +32,6 @@ from holdfast.cli.main import main as holdfast_main
 from holdfast.model.messages import NodeOrder
 from holdfast.model.wire import decode
 from holdfast.telemetry.logs import set_up_logging
-from holdfast.worker.forking import ForkServer, die_with_parent, leave_with
 from holdfast.worker.zygote import serve_zygote, share_memory
 
 
@@ -43,18 +48,21 @@ def serve_nodes(connection: socket.socket) -> None:
 
 
 def _become_node(order: NodeOrder) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)
     os.environ.update(order.environment)
+    tempfile.tempdir = None  # what was imported here may have asked for it, before the environment named another
     be_agent(order.node, order.arguments, {SECRET: order.secret})
 
 
 def be_agent(node: str, arguments: Sequence[str], secrets: Mapping[str, str]) -> None:
     """Be `holdfast agent` with these arguments, to its end. `secrets`: of the environment, which its workers are not to
     inherit."""
-    Path("/proc/self/comm").write_text(node, encoding="utf-8")  # for ps and top; the kernel cuts it at 15 bytes
+    with contextlib.suppress(OSError):  # for ps and top; the kernel cuts it at 15 bytes
+        Path("/proc/self/comm").write_text(node, encoding="utf-8")
     allow_many_files()
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -62,7 +70,6 @@ def be_agent(node: str, arguments: Sequence[str], secrets: Mapping[str, str]) ->
         ours.close()
         leave_with(lambda: serve_zygote(theirs, node))
     theirs.close()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(secrets)
     sys.argv = ["holdfast", "agent", *arguments, "--zygote", f"{pid}:{ours.detach()}"]
     holdfast_main()

@@ -63,12 +63,13 @@ class _Agent:
         self.ended: asyncio.Future[int] = loop.create_future()
 
     @property
-    def pid(self) -> int:
-        return self.born.result()
+    def pid(self) -> int | None:
+        """None: it is not born, and may never be."""
+        return self.born.result() if self.born.done() and self.born.exception() is None else None
 
     @property
     def is_alive(self) -> bool:
-        return self.born.done() and not self.ended.done()
+        return self.pid is not None and not self.ended.done()
 
 
 class LocalNodes:
@@ -123,26 +124,26 @@ class LocalNodes:
             log=str(settings.logs.absolute() / f"{node}.log"),
         )
         await self._server.fork(number, 1, encode(order))
-        pid = await agent.born
+        pid = await asyncio.shield(agent.born)
         log.info("node.started", extra={"node": node, "pid": pid})
         self._on_start(node, pid)
         return node
 
     async def drain(self, node: NodeId, grace_s: float | None, reason: str) -> None:
-        self._agent(node)
+        self._pid(node)
         record = DrainRecord(node=node, grace_s=self._settings.drain_s if grace_s is None else grace_s, reason=reason)
         key = self._keys.drain(node)
         # A drain that stands already keeps its deadline.
         await self._store.transact([Compare(key=key, exists=False)], [Put(key=key, value=encode(record))])
 
     def signal_node(self, node: NodeId, number: signal.Signals) -> None:
-        os.killpg(self._agent(node).pid, number)
+        os.killpg(self._pid(node), number)
 
     def signal_agent(self, node: NodeId, number: signal.Signals) -> None:
-        os.kill(self._agent(node).pid, number)
+        os.kill(self._pid(node), number)
 
     def signal_worker(self, slot: SlotId, number: signal.Signals) -> None:
-        group = self._agent(slot.node).pid
+        group = self._pid(slot.node)
         record = self._records.get(slot.node)
         pid = next((ref.pid for ref in record.workers if ref.slot == slot), None) if record is not None else None
         if pid is None:
@@ -170,22 +171,25 @@ class LocalNodes:
 
     async def kill_all(self) -> None:
         """End every process of every node, stopped ones too, and wait until the agents are gone."""
-        born = [agent for agent in self._agents.values() if agent.born.done()]
-        for agent in born:
+        for agent in self._agents.values():
             # Also where the agent has ended: its group is there as long as any process of it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(agent.pid, signal.SIGKILL)
-        if born:
-            await asyncio.wait([agent.ended for agent in born])
+            if agent.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(agent.pid, signal.SIGKILL)
+        if ends := [agent.ended for agent in self._agents.values() if agent.is_alive]:
+            await asyncio.wait(ends)
         await self._server.close()
 
-    def _agent(self, node: NodeId) -> _Agent:
+    def _pid(self, node: NodeId) -> int:
+        """Of its agent. Raises: LookupError: it does not run."""
         agent = self._agents.get(node)
         if agent is None:
             raise LookupError(f"there is no {node}")
+        if agent.pid is None:
+            raise LookupError(f"{node} is not started yet")
         if not agent.is_alive:
             raise LookupError(f"{node} has left or died before")
-        return agent
+        return agent.pid
 
     def _spawned(self, number: int, pid: int) -> None:
         self._agents[node_name(number)].born.set_result(pid)
@@ -204,6 +208,7 @@ class LocalNodes:
             agent.born.set_exception(HoldfastError(error))
 
     def _ended(self, node: NodeId, status: int) -> None:
-        self._agents[node].ended.set_result(status)
         log.info("node.ended", extra={"node": node, "status": status})
-        self._on_exit(node, status)
+        # Not at once: whatever comes of telling it, those who wait for its end, and for others', hear of them.
+        asyncio.get_running_loop().call_soon(self._on_exit, node, status)
+        self._agents[node].ended.set_result(status)

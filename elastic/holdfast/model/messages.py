@@ -185,7 +185,7 @@ class NodeOrder:
     node: str
     arguments: tuple[str, ...]  # of `holdfast agent`
     environment: Mapping[str, str]  # on top of what is there
-    secret: str = field(repr=False)  # for the agent's environment alone
+    secret: str = field(repr=False)  # for the environment of the agent, not of its workers
     log: str  # path to which its processes write
 
 

@@ -142,6 +142,8 @@ def leave_with(work: Callable[[], None]) -> NoReturn:
     except BaseException:
         log.exception("process.failed")
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)

@@ -68,6 +68,7 @@ class Forked:
         self._arguments = arguments
         self.pid = 0
         self.returncode: int | None = None
+        self.trouble = ""  # why it could not be forked
         self.born, self.ended = threading.Event(), threading.Event()
 
     def poll(self) -> int | None:
@@ -79,6 +80,10 @@ class Forked:
             raise subprocess.TimeoutExpired(list(self._arguments), timeout)
         assert self.returncode is not None
         return self.returncode
+
+    def end(self, status: int) -> None:
+        self.returncode = status
+        self.ended.set()
 
     def send_signal(self, sig: int) -> None:
         if self.returncode is None:
@@ -114,6 +119,7 @@ class _Server:
         )
         self._running.connection.sendall(encode(order) + b"\n")
         assert process.born.wait(_START_S), "the fork server does not answer"
+        assert not process.trouble, process.trouble
         self._wait_inside(process)
         return process
 
@@ -137,11 +143,12 @@ class _Server:
                         living[pid].pid = pid
                         living[pid].born.set()
                     case {"exited": int(pid), "status": int(status)}:
-                        ended = living.pop(pid)
-                        ended.returncode = status
-                        ended.ended.set()
-                    case other:
-                        raise AssertionError(other)
+                        living.pop(pid).end(status)
+                    case {"not_forked": int(number), "error": str(error)}:
+                        self._processes[number].trouble = error
+                        self._processes[number].born.set()
+        for left in living.values():  # with it, all that it forked
+            left.end(-signal.SIGKILL)
 
 
 @cache

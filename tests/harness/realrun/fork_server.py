@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from functools import partial
 from unittest import mock
 
@@ -39,6 +40,7 @@ def _become_command(order: CommandOrder) -> None:
     os.chdir(order.folder)
     os.environ.clear()
     os.environ.update(order.environment)
+    tempfile.tempdir = None
     for stream, path in ((sys.stdout, order.output), (sys.stderr, order.errors)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, stream.fileno())

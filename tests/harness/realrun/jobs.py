@@ -130,9 +130,10 @@ def run_job(
     faults: Sequence[str] = (),
     timeout_s: float = _GIVE_UP_S,
     environment: Mapping[str, str] | None = None,
+    forked: bool = True,
 ) -> Ended:
     """`holdfast run` to its end."""
-    with job(spec, out, *arguments, faults=faults, environment=environment) as running:
+    with job(spec, out, *arguments, faults=faults, environment=environment, forked=forked) as running:
         return running.end(timeout_s)
 
 
