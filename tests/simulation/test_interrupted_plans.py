@@ -95,7 +95,9 @@ def test_planned_changes_at_any_point_of_a_planned_change_redo_nothing(fault: Fa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [kill("a"), drain("a", 2.0), kill_worker("a"), freeze_agent("a", 5.0)], ids=str)
+@pytest.mark.parametrize(
+    "first", [kill("a"), drain("a", 2.0), kill_worker("a"), freeze_agent("a", 5.0)], ids=lambda fault: fault.sentence
+)
 def test_a_loss_at_any_point_and_a_hang_at_another_break_no_promise(first: Fault) -> None:
     scenario = Scenario(nodes="abc", steps=3)
     count = actions_of(scenario)
