@@ -56,6 +56,17 @@ def written(draw: st.DrawFn) -> tuple[str, bytes]:
     return key, draw(st.one_of(BYTES, cut, whole, nearly))
 
 
+def test_a_plan_of_more_blocks_than_a_length_can_tell_is_refused() -> None:
+    """Found by harness.guided."""
+    right = encode(RECORDS[KEYS.start(1)])
+    blocks = b'"blocks":{"start":0,"stop":'
+    at = right.index(blocks) + len(blocks)
+    huge = right[:at] + b"5" * 30 + right[right.index(b"}", at) :]
+
+    with pytest.raises(ProtocolError, match="must have 0 <= start <= stop <= "):
+        decode(StartRecord, huge)
+
+
 @FUZZ
 @given(
     value=st.one_of(BYTES, JSON.map(lambda made: json.dumps({"v": 1, "body": made}, separators=(",", ":")).encode()))

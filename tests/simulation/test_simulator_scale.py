@@ -1,5 +1,7 @@
 """What a generation costs grows with the number of nodes, and no faster (docs/scale.md)."""
 
+import cProfile
+
 import pytest
 
 from holdfast.simulator.fleet import Traffic
@@ -13,11 +15,15 @@ def costs() -> dict[int, dict[str, Traffic]]:
     return {nodes: measure(nodes, slots=1, depth=8) for nodes in (100, 1000)}
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_generation_of_a_thousand_nodes_is_decided_in_less_than_a_second(
-    change: str, costs: dict[int, dict[str, Traffic]]
-) -> None:
-    assert costs[1000][change].cpu_s < 1.0
+def test_what_is_computed_grows_no_faster_than_the_nodes() -> None:
+    """In calls, which are the same on every machine; docs/scale.md has the seconds."""
+    calls = {}
+    for nodes in (100, 1000):
+        profile = cProfile.Profile()
+        profile.runcall(measure, nodes, slots=1, depth=8)
+        calls[nodes] = sum(entry.callcount for entry in profile.getstats())
+
+    assert calls[1000] <= 10 * calls[100]
 
 
 @pytest.mark.parametrize("change", CHANGES)

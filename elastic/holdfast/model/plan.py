@@ -3,6 +3,7 @@
 Rank order is pipeline by pipeline, stage by stage; everyone derives ranks from the plan alone.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ class Span:
     stop: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.stop:
-            raise ValueError(f"span [{self.start}, {self.stop}) must have 0 <= start <= stop")
+        if not 0 <= self.start <= self.stop <= sys.maxsize:  # which is what a length may be
+            raise ValueError(f"span [{self.start}, {self.stop}) must have 0 <= start <= stop <= {sys.maxsize}")
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -12,6 +12,6 @@ class CommandOrder:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     folder: str
-    network: str  # path to the network namespace
+    network: str  # path to the network namespace; empty: that of the fork server
     output: str
     errors: str

@@ -48,6 +48,7 @@ def start(
     """`holdfast` with these arguments, in a process group of its own. `errors`: with the output by default.
     `environment`: all of it; this process's by default."""
     environment = os.environ if environment is None else environment
+    output.touch()
     if forked:
         return _server().start(arguments, output, errors or output, environment)
     with output.open("ab") as written, (errors or output).open("ab") as told:
@@ -106,14 +107,15 @@ class _Server:
         threading.Thread(target=self._listen, name="fork-server", daemon=True).start()
 
     def start(self, arguments: Sequence[str], output: Path, errors: Path, environment: Mapping[str, str]) -> Forked:
-        process = Forked(arguments)
+        process, server = Forked(arguments), self._running.process.pid
+        is_here = os.readlink(f"/proc/{server}/ns/net") == os.readlink(_NETWORK)
         self._processes.append(process)
         order = CommandOrder(
             number=len(self._processes) - 1,
             arguments=tuple(arguments),
             environment=environment,
             folder=str(Path.cwd()),
-            network=f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net",
+            network="" if is_here else f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net",
             output=str(output.absolute()),
             errors=str(errors.absolute()),
         )
