@@ -3,13 +3,12 @@
 import os
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import RunningJob, is_alive, job, run_job, toy_spec
+from harness.realrun.jobs import RunningJob, children_of, is_alive, job, run_job, toy_spec
+from harness.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -22,20 +21,6 @@ def processes(running: RunningJob) -> set[int]:
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def children_of(pid: int) -> set[int]:
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found |= set(map(int, (task / "children").read_text().split()))
-    return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # polling other processes; the deadline above bounds it
 
 
 def wait_gone(pids: set[int]) -> None:

@@ -5,6 +5,14 @@ import time
 from collections.abc import Callable
 
 
+def wait_until(condition: Callable[[], object], within_s: float = 60.0) -> None:
+    """The same for tests without an event loop, about other processes."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {within_s} s"
+        time.sleep(0.02)  # polling; the deadline above bounds it
+
+
 async def until(condition: Callable[[], object], what: str = "what is waited for", within_s: float = 20.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not condition():

@@ -10,7 +10,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -24,6 +24,7 @@ import torch.distributed as dist
 from harness.realrun.certificates import Authority
 from harness.realrun.cluster import Cluster, cluster
 from harness.realrun.jobs import TOY, job, toy_spec
+from harness.waiting import wait_until
 from holdfast.agent.contact import ContactPoint
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import HttpPort, Listening
@@ -260,13 +261,6 @@ def read(path: Path) -> bytes:
 def one(tmp_path: Path) -> Iterator[Cluster]:
     with cluster(tmp_path / "cluster", forked=False) as made:
         yield made
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)  # polling another process; the deadline bounds it
 
 
 @pytest.mark.slow

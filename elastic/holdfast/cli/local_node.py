@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from holdfast.worker.forking import ForkServer, die_with_parent, leave_with
+from holdfast.worker.forking import ForkServer, die_with_parent, fork_server, leave_with, redirect
 
 if __name__ == "__main__":
     die_with_parent()  # before what takes seconds to import
@@ -37,7 +37,6 @@ from holdfast.worker.zygote import serve_zygote, share_memory
 
 def serve_nodes(connection: socket.socket) -> None:
     """Fork a node for each NodeOrder, until the socket closes."""
-    die_with_parent()
     # Of Ctrl-C the run tells the nodes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -49,10 +48,8 @@ def serve_nodes(connection: socket.socket) -> None:
 
 def _become_node(order: NodeOrder) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
-    os.close(log)
+    redirect(sys.stdout, order.log)
+    redirect(sys.stderr, order.log)
     os.environ.update(order.environment)
     tempfile.tempdir = None  # what was imported here may have asked for it, before the environment named another
     be_agent(order.node, order.arguments, {SECRET: order.secret})
@@ -64,14 +61,9 @@ def be_agent(node: str, arguments: Sequence[str], secrets: Mapping[str, str]) ->
     with contextlib.suppress(OSError):  # for ps and top; the kernel cuts it at 15 bytes
         Path("/proc/self/comm").write_text(node, encoding="utf-8")
     allow_many_files()
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        leave_with(lambda: serve_zygote(theirs, node))
-    theirs.close()
+    zygote, connection = fork_server(partial(serve_zygote, node=node))
     os.environ.update(secrets)
-    sys.argv = ["holdfast", "agent", *arguments, "--zygote", f"{pid}:{ours.detach()}"]
+    sys.argv = ["holdfast", "agent", *arguments, "--zygote", f"{zygote}:{connection.detach()}"]
     holdfast_main()
 
 

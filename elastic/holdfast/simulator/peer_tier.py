@@ -117,8 +117,10 @@ class PeerTier:
         for name, wanted in self._placement.pulled_by(self._node).items():
             node, layers = NodeId(name), frozenset(wanted)
             if layers:
-                known = before.get(node, _Following(layers))
-                self._followed[node] = known if known.layers == layers else _Following(layers)
+                known = before.get(node)
+                if known is None or known.layers != layers:
+                    known = _Following(layers)
+                self._followed[node] = known
 
     def _keep(self, kept: Pair) -> None:
         self.kept = kept

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TextIO, TypeVar
 
 from holdfast.errors import ProtocolError
 from holdfast.model.wire import FRAME_BYTES_MAX
@@ -27,9 +27,33 @@ _PR_SET_PDEATHSIG = 1
 Order = TypeVar("Order")
 
 
-def die_with_parent() -> None:
-    """Linux: get SIGKILL when the parent ends, however it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Linux: get SIGKILL when the parent ends, however it ends. `parent`: its pid, where that is known; if it has ended
+    already, so does this process."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def fork_server(serve: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
+    """The pid of a child that serves and ends with this process, and this end of its socket. Called before this process
+    has a second thread."""
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent(parent)
+        ours.close()
+        leave_with(lambda: serve(theirs))
+    theirs.close()
+    return pid, ours
+
+
+def redirect(stream: TextIO, path: str) -> None:
+    """What this process and its children write there from now on goes to the end of a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, stream.fileno())
+    os.close(file)
 
 
 class ForkServer(Generic[Order]):
@@ -103,9 +127,7 @@ class ForkServer(Generic[Order]):
         def child() -> None:
             if self._own_groups:
                 os.setpgid(0, 0)
-            die_with_parent()
-            if os.getppid() != parent:
-                return  # it ended before we asked to be told
+            die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()

@@ -31,7 +31,6 @@ from holdfast.worker.main import Worker
 
 def serve_zygote(connection: socket.socket, node: str) -> None:
     """Be the zygote of a node, until the socket closes."""
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging(node=node)
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--node", required=True)
     arguments = parser.parse_args()
+    die_with_parent()
     leave_with(lambda: serve_zygote(socket.socket(fileno=arguments.fd), arguments.node))
 
 

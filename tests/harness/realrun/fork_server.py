@@ -10,8 +10,7 @@ from unittest import mock
 
 import fsspec
 
-# What the command line imports late.
-import holdfast.cli.running
+import holdfast.cli.running  # with all that the command line imports late
 from harness.netns.network import enter_namespace
 from harness.realrun.command_order import CommandOrder
 from holdfast.agent.fork_server import ForkedChild, RunningServer
@@ -19,7 +18,7 @@ from holdfast.cli.local_node import be_agent, serve_nodes
 from holdfast.cli.main import main as holdfast_main
 from holdfast.model.wire import decode
 from holdfast.telemetry.logs import set_up_logging
-from holdfast.worker.forking import ForkServer, leave_with
+from holdfast.worker.forking import ForkServer, fork_server, leave_with, redirect
 from holdfast.worker.zygote import share_memory
 
 
@@ -41,35 +40,28 @@ def _become_command(order: CommandOrder) -> None:
     os.environ.clear()
     os.environ.update(order.environment)
     tempfile.tempdir = None
-    for stream, path in ((sys.stdout, order.output), (sys.stderr, order.errors)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(file, stream.fileno())
-        os.close(file)
+    redirect(sys.stdout, order.output)
+    redirect(sys.stderr, order.errors)
     _know_storages()
     if order.arguments[0] == "agent":
         node = order.arguments[order.arguments.index("--node") + 1]
         be_agent(node, order.arguments[1:], {})
         return
     if order.arguments[0] == "run":
-        ready = _Ready(_nodes())
+        pid, connection = fork_server(_serve_nodes)
+        ready = _Ready(RunningServer(ForkedChild(pid), connection))
         mock.patch.object(holdfast.cli.running, "nodes_command", return_value=ready).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["holdfast", *order.arguments]
     holdfast_main()
 
 
-def _nodes() -> RunningServer:
-    """What the run is to fork its nodes from."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
-            del os.environ[name]
-        os.setsid()
-        leave_with(lambda: serve_nodes(theirs))
-    theirs.close()
-    return RunningServer(ForkedChild(pid), ours)
+def _serve_nodes(connection: socket.socket) -> None:
+    """As what a run starts for it: with nothing of Holdfast's in the environment, out of reach of Ctrl-C."""
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        del os.environ[name]
+    os.setsid()
+    serve_nodes(connection)
 
 
 def _know_storages() -> None:

@@ -162,3 +162,11 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return b"holdfast" in command or SERVER.encode() in command
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes that any of its threads started and that it has not waited for."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= set(map(int, (task / "children").read_text().split()))
+    return found

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.realrun.jobs import children_of
 from holdfast.agent import fork_server
 from holdfast.agent.fork_server import Command, ForkServerProcess
 from holdfast.agent.workers import Workers
@@ -34,16 +35,9 @@ ORDER = WorkerOrder(
 )
 
 
-def children() -> set[int]:
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= set(map(int, (task / "children").read_text().split()))
-    return found
-
-
 async def test_a_zygote_that_dies_ends_each_worker_that_is_awaited_and_the_next_order_starts_another() -> None:
     ends: asyncio.Queue[tuple[int, int, str]] = asyncio.Queue()
-    before = children()
+    before = children_of(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         workers = Workers(
             NodeId("n"),
@@ -58,7 +52,7 @@ async def test_a_zygote_that_dies_ends_each_worker_that_is_awaited_and_the_next_
         await workers.open(2)
         try:
             await asyncio.gather(workers.spawn(0), workers.spawn(1))
-            (first,) = children() - before
+            (first,) = children_of(os.getpid()) - before
             os.kill(first, signal.SIGKILL)
             heard = sorted([await asyncio.wait_for(ends.get(), 10) for _ in range(2)])
             assert [(index, status) for index, status, _ in heard] == [(0, -9), (1, -9)]
@@ -66,7 +60,7 @@ async def test_a_zygote_that_dies_ends_each_worker_that_is_awaited_and_the_next_
             assert not workers.is_alive(0)
 
             await workers.spawn(0)
-            (second,) = children() - before
+            (second,) = children_of(os.getpid()) - before
             assert second != first
             os.kill(second, signal.SIGKILL)
             assert (await asyncio.wait_for(ends.get(), 10))[:2] == (0, -9)
