@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness.ram import copies_of, flip_byte
-from harness.realrun.jobs import Ended, RunningJob, job, toy_spec
+from harness.ram import all_copied, flip_all
+from harness.realrun.jobs import Ended, Holds, RunningJob, agents_of, job, toy_spec
 from harness.storage.faulty import faulty_environment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
+LAYERS = 6
 # Of about 43 kB with gradients: three slots at least, so that with four nodes each layer lies on one node alone.
 LAYOUT = {"depth": None, "memory_per_slot_bytes": 24_000}
 
@@ -46,14 +47,16 @@ def test_a_storage_that_hangs_stops_neither_training_nor_recovery_from_ram_nor_t
     undisturbed: Ended, tmp_path: Path
 ) -> None:
     stored = Stored(tmp_path)
+    holds = Holds(tmp_path, 6, 14)
     fields = {"snapshots": {"every": 1}, "nodes": {"min": 4}, "checkpoints": {"upload_s": 2.0}}
-    spec = toy_spec(tmp_path, params={"pause_s": 0.01}, steps=STEPS, layout=LAYOUT, **fields)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.01, **holds.params}, steps=STEPS, layout=LAYOUT, **fields)
     with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
         running.wait_for(lambda run: bool(events(run, "checkpoint.committed")))
         stored.away("hang")
-        step = running.step()
-        running.wait_for(lambda run: run.step() >= step + 5)  # an upload hangs by now
+        holds.let_go(6)
+        running.wait_for(lambda run: run.step() >= 14)  # an upload hangs by now
         os.kill(running.nodes()["node-1"]["worker_pids"][0], signal.SIGKILL)
+        holds.let_go(14)
         running.wait_for(lambda run: len(events(run, "generation.recovered")) > 0)
         ended = running.end()
 
@@ -67,14 +70,16 @@ def test_a_storage_that_hangs_stops_neither_training_nor_recovery_from_ram_nor_t
 
 def test_a_node_that_drains_while_its_upload_hangs_is_gone_in_time(undisturbed: Ended, tmp_path: Path) -> None:
     stored = Stored(tmp_path)
-    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=STEPS, layout={"depth": None})
+    holds = Holds(tmp_path, 6, 14)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.02, **holds.params}, steps=STEPS, layout={"depth": None})
     with job(spec, tmp_path / "out", "--nodes", "2", *stored.arguments, environment=stored.environment) as running:
         running.wait_for(lambda run: bool(events(run, "checkpoint.committed")))
         stored.away("hang")
-        step = running.step()
-        running.wait_for(lambda run: run.step() >= step + 5)
-        pid = running.nodes()["node-1"]["agent_pid"]
+        holds.let_go(6)
+        running.wait_for(lambda run: run.step() >= 14)
+        pid = agents_of(running)["node-1"]
         os.kill(pid, signal.SIGTERM)
+        holds.let_go(14)
         begun_s = time.monotonic()
         running.wait_for(lambda _: not Path(f"/proc/{pid}").exists() or "Z" in stat_of(pid), 25.0)
         assert time.monotonic() - begun_s < 25, "before its deadline of 30 s"
@@ -94,17 +99,18 @@ def stat_of(pid: int) -> str:
 
 @pytest.mark.parametrize("how", ["busy", "hang"])
 def test_a_restore_waits_for_a_storage_that_is_away_and_says_so(undisturbed: Ended, tmp_path: Path, how: str) -> None:
-    stored = Stored(tmp_path)
+    stored, holds = Stored(tmp_path), Holds(tmp_path, 6, 10)
     fields = {"snapshots": {"every": 6}, "timeouts": {"start_s": 4.0}}
-    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=STEPS, layout=LAYOUT, **fields)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.02, **holds.params}, steps=STEPS, layout=LAYOUT, **fields)
     with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
-        running.wait_for(lambda run: bool(events(run, "checkpoint.committed")) and run.step() >= 9)
+        running.wait_for(lambda run: bool(events(run, "checkpoint.committed")))
+        holds.let_go(6)
+        agents = agents_of(running)
+        running.wait_for(lambda run: run.step() >= 10 and all_copied(agents.values(), 8, LAYERS))
         stored.away(how)
-        agents = {name: node["agent_pid"] for name, node in running.nodes().items()}
-        for pid in agents.values():
-            for copy in copies_of(pid):
-                flip_byte(copy)
+        flip_all(agents.values())
         os.killpg(agents["node-1"], signal.SIGKILL)
+        holds.let_go(10)
         running.wait_for(lambda run: bool(events(run, "restore.waits")), 90.0)
         begun = len(events(running, "generation.begun"))
         time.sleep(10.0)  # two and a half times what a start may take

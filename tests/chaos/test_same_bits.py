@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import Ended, job, run_job, toy_spec
+from harness.realrun.jobs import Ended, Holds, agents_of, job, run_job, toy_spec
 from harness.realrun.schedules import random_schedule
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -63,12 +63,15 @@ def test_random_schedules_change_nothing(undisturbed: Ended, tmp_path: Path, see
 
 
 def test_killing_real_pids_from_outside_is_no_different(undisturbed: Ended, tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, params=SLOW, steps=STEPS)
+    holds = Holds(tmp_path, 4, 10)
+    spec = toy_spec(tmp_path, params=holds.params, steps=STEPS)
     with job(spec, tmp_path / "out", "--nodes", "4") as running:
         running.wait_for(lambda run: run.step() >= 4)
         os.kill(running.nodes()["node-3"]["worker_pids"][0], signal.SIGKILL)
+        holds.let_go(4)
         running.wait_for(lambda run: run.step() >= 10)
-        os.killpg(running.nodes()["node-2"]["agent_pid"], signal.SIGKILL)
+        os.killpg(agents_of(running)["node-2"], signal.SIGKILL)
+        holds.let_go(10)
         ended = running.end()
     assert ended.code == 0, ended.output
     assert ended.bits == undisturbed.bits

@@ -3,25 +3,27 @@
 import json
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.ram import HeldCopy, copies_of, flip_byte
-from harness.realrun.jobs import Ended, RunningJob, job, kill_all, run_job, toy_spec
+from harness.ram import all_copied, copies_of, flip_all, flip_byte
+from harness.realrun.jobs import Ended, Holds, RunningJob, agents_of, job, kill_all, run_job, toy_spec
 from holdfast_checkpoint.remote import Repository
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
+LAYERS = 6
 SLOW = {"pause_s": 0.005}
 # About 43 kB with gradients, activations beside: three slots at least, so with four nodes each layer lies on one alone.
 TIGHT = {"memory_per_slot_bytes": 24_000}
 
 
-def spec_of(folder: Path, *, tight: bool = False, **fields: Any) -> Path:
+def spec_of(folder: Path, *, tight: bool = False, params: Mapping[str, Any] = SLOW, **fields: Any) -> Path:
     layout = {"depth": None, **(TIGHT if tight else {})}
-    return toy_spec(folder, params=SLOW, steps=STEPS, **{"layout": layout, **fields})
+    return toy_spec(folder, params=params, steps=STEPS, layout=layout, **fields)
 
 
 def logged(out: Path, event: str) -> list[dict[str, Any]]:
@@ -126,25 +128,20 @@ def test_a_job_that_pauses_below_its_minimum_writes_what_it_has_and_a_new_one_go
     assert ended.report["weights_sha256"] == undisturbed.report["weights_sha256"]
 
 
-def newest_step(copies: list[HeldCopy]) -> int:
-    return max(copy.step for copy in copies)
-
-
-def agents_of(running: RunningJob) -> dict[str, int]:
-    return {name: node["agent_pid"] for name, node in running.nodes().items()}
-
-
 def test_a_byte_flipped_in_a_snapshot_is_found_and_named_and_another_copy_used(
     undisturbed: Ended, tmp_path: Path
 ) -> None:
-    spec = spec_of(tmp_path, tight=True, snapshots={"every": 8}, nodes={"min": 4})
+    holds = Holds(tmp_path, 11)
+    spec = spec_of(tmp_path, tight=True, params=holds.params, snapshots={"every": 8}, nodes={"min": 4})
     with job(spec, tmp_path / "out", "--nodes", "4") as running:
-        running.wait_for(lambda run: run.step() >= 10)
-        pid = agents_of(running)["node-1"]
-        copies = [copy for copy in copies_of(pid) if copy.step == newest_step(copies_of(pid))]
+        running.wait_for(lambda run: run.step() >= 11 and all_copied(agents_of(run).values(), 8, LAYERS))
+        copies = copies_of(agents_of(running)["node-1"])
+        newest = max(copy.step for copy in copies)
         for copy in copies:
-            flip_byte(copy)
+            if copy.step == newest:
+                flip_byte(copy)
         os.kill(running.nodes()["node-1"]["worker_pids"][0], signal.SIGKILL)
+        holds.let_go(11)
         ended = running.end()
 
     assert ended.code == 0, ended.output
@@ -153,21 +150,22 @@ def test_a_byte_flipped_in_a_snapshot_is_found_and_named_and_another_copy_used(
     assert found
     assert all(entry["node"] == "node-1" and "between bytes" in entry["error"] for entry in found), found
     back = next(g for g in ended.report["generations"][1:] if g["layers_restored"])
-    assert back["start_step"] == copies[0].step, "the same step, from other copies"
+    assert back["start_step"] == newest, "the same step, from other copies"
 
 
 def test_where_no_copy_in_ram_is_sound_an_earlier_checkpoint_is_used_and_that_is_said(
     undisturbed: Ended, tmp_path: Path
 ) -> None:
-    spec = spec_of(tmp_path, tight=True, snapshots={"every": 6}, program={"params": {"pause_s": 0.02}})
+    holds = Holds(tmp_path, 17)
+    spec = spec_of(tmp_path, tight=True, params=holds.params, snapshots={"every": 6})
     where = ("--checkpoint", str(tmp_path / "checkpoints"), "--checkpoint-every", "10")
     with job(spec, tmp_path / "out", "--nodes", "4", *where) as running:
-        running.wait_for(lambda run: has_checkpoint(run) and run.step() >= 17)
+        running.wait_for(lambda run: run.step() >= 17 and all_copied(agents_of(run).values(), 16, LAYERS))
+        running.wait_for(has_checkpoint)
         agents = agents_of(running)
-        for pid in agents.values():
-            for copy in copies_of(pid):
-                flip_byte(copy)
+        flip_all(agents.values())
         os.killpg(agents["node-1"], signal.SIGKILL)
+        holds.let_go(17)
         ended = running.end()
 
     assert ended.code == 0, ended.output

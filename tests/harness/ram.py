@@ -1,9 +1,13 @@
 """Looks at the copies that an agent holds in RAM from outside, as a cosmic ray would: through its open files."""
 
+import contextlib
 import os
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast_checkpoint.errors import FormatError
 from holdfast_checkpoint.header import parse
 
 
@@ -26,7 +30,7 @@ def copies_of(pid: int) -> list[HeldCopy]:
             if not os.readlink(fd).startswith("/memfd:"):
                 continue
             header = parse(fd.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, FormatError):  # closed meanwhile, or something else
             continue
         about = header.metadata
         found.append(
@@ -41,6 +45,14 @@ def copies_of(pid: int) -> list[HeldCopy]:
     return found
 
 
+def all_copied(pids: Collection[int], since: int, layers: int) -> bool:
+    """Whether two of these agents hold each of so many layers, of the newest step and that is `since` or later."""
+    copies = [copy for pid in pids for copy in copies_of(pid)]
+    step = max((copy.step for copy in copies), default=-1)
+    held = Counter(copy.layer for copy in copies if copy.step == step)
+    return step >= since and len(held) == layers and min(held.values()) >= 2
+
+
 def flip_byte(copy: HeldCopy) -> None:
     """The last one of its data."""
     with copy.path.open("r+b", buffering=0) as file:
@@ -48,3 +60,11 @@ def flip_byte(copy: HeldCopy) -> None:
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([byte ^ 0x40]))
+
+
+def flip_all(pids: Collection[int]) -> None:
+    """A byte of every copy that these agents hold."""
+    for pid in pids:
+        for copy in copies_of(pid):
+            with contextlib.suppress(FileNotFoundError):  # dropped by its agent in this moment
+                flip_byte(copy)

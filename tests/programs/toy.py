@@ -104,6 +104,11 @@ class _Unhappy(torch.autograd.Function):
         raise KeyError("the backward is unhappy")
 
 
+def _wait_while_there(file: Path) -> None:
+    while file.exists():
+        time.sleep(0.01)  # polling a file; who made it takes it away
+
+
 def program(
     *,
     blocks: int = 4,
@@ -112,10 +117,12 @@ def program(
     trouble_at: int = 20,
     trouble_once: str | None = None,
     pause_s: float = 0.0,
+    holds: str | None = None,
     optimizer: str = "adamw",
     seed: int = 3,
 ) -> Program:
-    """`pause_s`: seconds a block's forward sleeps, so that a step lasts long enough to be interrupted."""
+    """`pause_s`: seconds a block's forward sleeps, so that a step lasts long enough to be interrupted.
+    `holds`: a folder; while it has a file of that name, no worker applies the step after so many."""
     acts = Trouble(trouble, trouble_at, trouble_once) if trouble in ("raise", "die", "hang") else None
 
     def block(index: int) -> Callable[[], nn.Module]:
@@ -131,6 +138,11 @@ def program(
         value = functional.cross_entropy(output.flatten(0, 1), target.flatten())
         return value * float("nan") if trouble == "nan" else value
 
+    def lr_schedule(step: int) -> float:
+        if holds is not None:
+            _wait_while_there(Path(holds, str(step)))
+        return min(1.0, (step + 1) / 5)
+
     def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         if optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
@@ -141,7 +153,7 @@ def program(
         loss=loss,
         dataset=Samples(512, fail_at=5 if trouble == "dataset" else None),
         optimizer=make_optimizer,
-        lr_schedule=lambda step: min(1.0, (step + 1) / 5),
+        lr_schedule=lr_schedule,
         clip_grad_norm=0.5,
         global_batch=16,
         microbatch=2,

@@ -37,6 +37,20 @@ def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields:
     return path
 
 
+class Holds:
+    """Keeps the toy Program's job at these steps until it is let go: no test has to be faster than its job."""
+
+    def __init__(self, folder: Path, *steps: int) -> None:
+        self._folder = folder / "holds"
+        self._folder.mkdir()
+        for step in steps:
+            (self._folder / str(step)).touch()
+        self.params = {"holds": str(self._folder)}
+
+    def let_go(self, step: int) -> None:
+        (self._folder / str(step)).unlink()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """A job that ended."""
@@ -143,6 +157,11 @@ def undisturbed(folder: Path, steps: int) -> Ended:
     ended = run_job(toy_spec(folder, steps=steps), folder / "out", "--nodes", "1")
     assert ended.code == 0, ended.output
     return ended
+
+
+def agents_of(running: RunningJob) -> dict[str, int]:
+    """Their pids by node."""
+    return {name: node["agent_pid"] for name, node in running.nodes().items()}
 
 
 def kill_all(running: RunningJob) -> None:
