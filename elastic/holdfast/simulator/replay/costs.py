@@ -79,7 +79,7 @@ class ParcaeCosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredCosts:
-    """Holdfast's own, measured by benchmarks/recovery.py on four local nodes (docs/benchmarks.md), in seconds.
+    """Holdfast's own, in seconds, as benchmarks/recovery.py once measured them on four local nodes; now they are less.
 
     A loss stops the step in flight, which is done again: charged in full, though half of it is gone on average. Workers
     of a joining node are warm before it joins, so its start-up stops nobody. The seconds are of gloo on a loopback; a
