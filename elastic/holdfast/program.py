@@ -178,7 +178,11 @@ def with_batch(program: Program, size: int | None, microbatch: int | None) -> Pr
 
 
 def _load_file(entry: str, path: Path) -> ModuleType:
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise ProgramError(f"program.entry: {entry!r}: {path.absolute()}: {error.strerror}") from error
+    if not is_there:
         raise ProgramError(f"program.entry: {entry!r}: there is no file {path.absolute()}")
     path = path.resolve()
     _put_first_on_import_path(path.parent)
@@ -193,6 +197,11 @@ def _load_file(entry: str, path: Path) -> ModuleType:
 
 
 def _load_module(entry: str, name: str, base: Path) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ProgramError(
+            f"program.entry: {entry!r}: {name!r} is no module's name; should be 'module:function', as in an import, or "
+            "'path/file.py:function'"
+        )
     _put_first_on_import_path(base.resolve())
     with _user_code(entry, "importing it raised"):
         try:

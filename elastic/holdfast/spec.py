@@ -8,21 +8,24 @@ free-form fields but `program.params`), so that its JSON schema can serve as a C
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from holdfast.errors import SpecError
+from holdfast.yaml_text import YamlError, read_yaml
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{prefix}{suffix}": 2 ** (10 * power) for power, prefix in enumerate("KMGT", 1) for suffix in ("i", "iB")
 }
+_BYTES_MAX = 1 << 60
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -33,9 +36,10 @@ def parse_bytes(value: object) -> object:
     if not isinstance(value, str):
         return value
     match = _SIZE.fullmatch(value.strip())
-    if match is None or match[2] not in _UNITS:
+    size = float(match[1]) * _UNITS.get(match[2], math.inf) if match is not None else math.inf
+    if not math.isfinite(size):
         raise PydanticCustomError("memory_size", "should be a number of bytes, such as 8GiB, 512MiB or 8589934592")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(size)
 
 
 class _Section(BaseModel):
@@ -91,7 +95,7 @@ class LayoutSpec(_Section):
 
     depth: int | None = Field(default=None, ge=1, le=10_000, description="wanted pipeline depth; null: planned")
     memory_per_slot_bytes: Annotated[int | None, BeforeValidator(parse_bytes)] = Field(
-        default=None, ge=1, description="memory that a slot may use, in bytes or as 8GiB; null: no bound"
+        default=None, ge=1, le=_BYTES_MAX, description="memory that a slot may use, in bytes or as 8GiB; null: no bound"
     )
     adaptive: bool = Field(
         default=True,
@@ -149,7 +153,10 @@ class SnapshotsSpec(_Section):
         description="further copies of each layer in other failure domains; live replicas count",
     )
     bandwidth_bytes: Annotated[int | None, BeforeValidator(parse_bytes)] = Field(
-        default=None, ge=1 << 20, description="what an agent may send to others a second, such as 500MB; null: no bound"
+        default=None,
+        ge=1 << 20,
+        le=_BYTES_MAX,
+        description="what an agent may send to others a second, such as 500MB; null: no bound",
     )
 
 
@@ -243,43 +250,25 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} cannot be read: {error}") from error
     try:
-        raw = yaml.load(text, Loader=_Yaml)
-    except yaml.YAMLError as error:
+        raw = read_yaml(text)
+    except YamlError as error:
         raise SpecError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise SpecError(f"{path}: the top level is {type(raw).__name__}; should be a mapping of fields: `name: ...`")
     return raw
 
 
-class _Yaml(yaml.SafeLoader):
-    """PyYAML's safe loader, less two traps: it reads 3e-4 as text, and lets a key given twice overwrite itself."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # a list or mapping, which is refused below
-            if key.value in seen:
-                message = f"the key {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# The float of YAML 1.2's core schema; PyYAML implements 1.1, which wants a dot and a signed exponent.
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+# Of what may be large, before it is cut.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 9, 9, 99, 99, 99
 
 
 def _problem(detail: ErrorDetails) -> str:
     """One line: path, value given, what would be right."""
     context: dict[str, Any] = detail.get("ctx", {})
-    path = [*detail["loc"], *([context["field"]] if "field" in context else [])]
+    path = _without_tags([*detail["loc"], *([context["field"]] if "field" in context else [])])
     dotted = ".".join(str(part) for part in path)
-    given = repr(context.get("input", detail["input"]))
+    given = _SHORT.repr(context.get("input", detail["input"]))
     if len(given) > 80:
         given = f"{given[:60]}... ({type(detail['input']).__name__})"
     if detail["type"] == "missing":
@@ -290,11 +279,21 @@ def _problem(detail: ErrorDetails) -> str:
         return f"{dotted}: {given} given, but there is no such field; " + (
             f"did you mean {'.'.join([*map(str, path[:-1]), close[0]])}?" if close else f"known are {', '.join(known)}"
         )
+    if detail["type"] in {"model_type", "model_attributes_type", "dict_type"}:
+        inside = ", ".join(_fields(path)) or "name: value"
+        return f"{dotted}: {given} given; should be a mapping, `{path[-1]}: {{{inside}}}` ({_description(path)})"
+    if detail["loc"][-1] == "[key]":
+        return f"{dotted}: {given} is no text; should be one, since it is an argument's name"
     if detail["type"] == "string_pattern_mismatch":
         return f"{dotted}: {given} given; should be {_description(path)}"
     right = detail["msg"].removeprefix("Input ")
     about = _description(path)
     return f"{dotted}: {given} given; {right}" + (f" ({about})" if about else "")
+
+
+def _without_tags(path: list[int | str]) -> list[int | str]:
+    """Below program.params pydantic puts the kind of each value between the keys."""
+    return path if path[:2] != ["program", "params"] else [*path[:3], *path[4::2]]
 
 
 def _fields(path: Sequence[int | str]) -> dict[str, FieldInfo]:

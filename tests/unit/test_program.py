@@ -146,6 +146,8 @@ def test_an_entry_in_a_module_is_found_beside_the_spec(folder: Path) -> None:
         ("program", {}, "program.entry: 'program' given; should be 'module:function' or 'path/file.py:function'"),
         ("code/absent.py:program", {}, "there is no file .*/code/absent.py"),
         ("absent_module:program", {}, "there is no module 'absent_module', neither installed nor in"),
+        ("../outside:program", {}, "is no module's name; should be 'module:function'"),
+        (f"{'x' * 300}.py:program", {}, "File name too long"),
         ("code/user_code_of_this_test.py:progam", {}, "has no function 'progam'; did you mean 'program'?"),
         ("code/user_code_of_this_test.py:_hidden", {}, "has no function '_hidden'; it has program, number"),
         ("code/user_code_of_this_test.py:program", {}, "program.params.width: missing"),

@@ -42,7 +42,9 @@ def test_a_spec_survives_json() -> None:
         ("steps", 0, "should be greater than 0"),
         ("steps", "40", "should be a valid integer"),
         ("steps", 1.5, "should be a valid integer"),
-        ("nodes", 3, "NodesSpec"),
+        ("nodes", 3, "should be a mapping, `nodes: {min, max, desired}`"),
+        ("program", "a:b", "should be a mapping, `program: {entry, params}`"),
+        ("program.params.width", float("nan"), "should be a finite number"),
         ("nodes.min", 0, "should be greater than or equal to 1"),
         ("nodes.min", True, "should be a valid integer"),
         ("slots_per_node", 0, "should be greater than or equal to 1"),
@@ -51,6 +53,7 @@ def test_a_spec_survives_json() -> None:
         ("device", "tpu", "should be 'cpu', 'cuda' or 'auto'"),
         ("layout.depth", -1, "should be greater than or equal to 1"),
         ("layout.memory_per_slot_bytes", "8 Gb", "such as 8GiB"),
+        ("layout.memory_per_slot_bytes", 1 << 61, "should be less than or equal to 1152921504606846976"),
         ("timeouts.lease_ttl_s", 0, "should be greater than 0"),
         ("timeouts.probe_s", float("inf"), "should be a finite number"),
         ("failures.worker_deaths_per_step", 0, "should be greater than or equal to 1"),
@@ -130,10 +133,45 @@ def test_a_rate_without_a_dot_is_read_as_a_number(tmp_path: Path) -> None:
     assert load_spec(file).program.params == {"rate": 3e-4, "big": 1e6, "text": "e5"}
 
 
+def test_numbers_are_yaml_12s_and_dates_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("name: 2024-02-30\nprogram: {entry: a:b, params: {at: 1:30, zero: 010, big: 1_000}}\nsteps: 0x10\n")
+
+    spec = load_spec(file)
+
+    assert (spec.name, spec.steps) == ("2024-02-30", 16)
+    assert spec.program.params == {"at": "1:30", "zero": "010", "big": 1000}
+
+
+def test_a_size_beyond_all_numbers_is_no_size() -> None:
+    with pytest.raises(SpecError, match="such as 8GiB"):
+        parse_spec(MINIMAL, {"layout.memory_per_slot_bytes": f"{'9' * 400}TB"})
+
+
+def test_a_large_value_in_a_wrong_place_is_told_of_briefly() -> None:
+    deep: object = ["x"] * 1000
+    for _ in range(12):
+        deep = [deep] * 10
+    with pytest.raises(SpecError) as caught:
+        parse_spec(MINIMAL, {"nonsense": deep})
+    assert len(str(caught.value)) < 500
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: [", "is not YAML"),
+        ("steps: !!int abc\n", "is not YAML: a value is not what its tag says"),
+        ("steps: !!bool maybe\n", "is not YAML: a value is not what its tag says"),
+        (f"steps: {'9' * 5000}\n", "is not YAML: .* no number that can be read"),
+        ("[" * 5000, "is not YAML: it is nested too deeply"),
+        (BOMB, r"is not YAML: aliases \(\*name\) make 1,000,000 values or more"),
+        ("a: &a [*a]\n", "is not YAML: aliases"),
         ("steps: 3\nname: a\nsteps: 4\n", r"the key 'steps' is given twice(.|\n)*line 3"),
         ("? [a, b]\n: 3\n", "is not YAML(.|\n)*unhashable key"),
         ("name: {? {a: 1} : 3}\n", "is not YAML(.|\n)*unhashable key"),

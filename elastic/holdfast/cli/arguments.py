@@ -43,7 +43,7 @@ LogJson = Annotated[bool, typer.Option("--json", help="Log lines of JSON.")]
 
 def assignments(texts: list[str]) -> dict[str, Any]:
     """`path=value`, the value read as JSON where it is that, else as YAML (so `3e-4` is a number and `8GiB` text)."""
-    import yaml
+    from holdfast.yaml_text import YamlError, read_yaml
 
     chosen: dict[str, Any] = {}
     for text in texts:
@@ -54,8 +54,8 @@ def assignments(texts: list[str]) -> dict[str, Any]:
             chosen[path] = json.loads(value)
         except ValueError:
             try:
-                chosen[path] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
+                chosen[path] = read_yaml(value)
+            except YamlError as error:
                 raise UserError(f"--set {text!r}: the value is neither JSON nor YAML: {error}") from error
     return chosen
 

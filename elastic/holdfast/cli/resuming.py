@@ -32,6 +32,15 @@ def absolute_url(url: str, base: Path) -> str:
     return url if "://" in url else str((base / url).absolute())
 
 
+def check_checkpoints_url(spec: JobSpec) -> None:
+    """Whether a storage can be opened by the spec's URL; nothing is asked of it. Raises: SpecError: it cannot."""
+    if spec.checkpoints.url is not None:
+        try:
+            Repository(spec.checkpoints.url)
+        except StorageError as error:
+            raise SpecError(f"checkpoints.url: {error}") from error
+
+
 def find_checkpoints(spec: JobSpec, identity: Mapping[str, Any], resume: str | int) -> tuple[CheckpointRef, ...]:
     """What this run can start from: the newest checkpoint, or that of the wanted step, and sound ones before it, oldest
     first. Empty where it starts anew.

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.inspected import Inspected, inspect_program
+from holdfast.cli.resuming import check_checkpoints_url
 from holdfast.spec import load_spec
 
 
@@ -21,6 +22,7 @@ def show_program(path: Path, overrides: dict[str, Any], *, as_json: bool) -> Non
         UserCodeError: the user's code raised.
     """
     spec = load_spec(path, overrides)
+    check_checkpoints_url(spec)
     inspected = inspect_program(spec, path.absolute().parent)
     if as_json:
         print(json.dumps(describe(inspected), indent=2))

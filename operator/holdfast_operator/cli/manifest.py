@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.alias_generators import to_camel
 
 from holdfast.errors import SpecError, UserError
 from holdfast.spec import load_spec
+from holdfast.yaml_text import YamlError, read_documents
 from holdfast_operator.api.v1alpha1 import GROUP, KIND, VERSION
 from holdfast_operator.api.v1alpha1.job_spec import FIELDS
 from holdfast_operator.api.v1alpha1.names import AGENT_CONTAINER
@@ -64,12 +64,12 @@ def namespace_in(path: Path) -> str | None:
 
 def _read(path: Path) -> Object:
     try:
-        documents = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
+        documents = [one for one in read_documents(path.read_text(encoding="utf-8")) if one is not None]
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path.absolute()}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except YamlError as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise UserError(
