@@ -1,5 +1,6 @@
 """The copying thread's side of a snapshot: carries out one attempt after the other, each whole or not at all."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ import torch
 from holdfast_checkpoint.buffers import Buffer, LayerBuffers
 from holdfast_checkpoint.copying import DeviceCopier, Run, Stopped, copy_from_host
 from holdfast_checkpoint.digest import Digest
-from holdfast_checkpoint.errors import StorageError
+from holdfast_checkpoint.errors import CheckpointError, StorageError
 from holdfast_checkpoint.layer_blob import BlobForm, LayerState
 from holdfast_checkpoint.stamp import Version
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,19 @@ class Copyist:
         self._copiers: dict[torch.device, DeviceCopier] = {}
 
     def carry_out(self, attempt: Attempt) -> Taken:
-        """Raises: StorageError, FormatError, Stopped."""
+        """Raises: StorageError, FormatError, OSError, MemoryError, Stopped."""
+        try:
+            return self._carry_out(attempt)
+        except (CheckpointError, OSError, MemoryError, Stopped):
+            raise
+        except Exception as error:
+            # RuntimeError is torch's word for most of what goes wrong, such as a full GPU, and Python's where no thread
+            # can start. Neither is a reason to end the job; the log shows where it was, should it be a bug of ours.
+            log.exception("snapshot.copy_failed", extra={"step": attempt.version[0]})
+            self._renew_copiers()
+            raise copy_failed(error) from error
+
+    def _carry_out(self, attempt: Attempt) -> Taken:
         cpu_begun_s = time.thread_time()
         for device, event in attempt.kernels.items():
             self._copier(device).after(event)
@@ -108,8 +123,13 @@ class Copyist:
 
     def close(self) -> None:
         """After the last attempt."""
+        self._renew_copiers()
+
+    def _renew_copiers(self) -> None:
+        """Waits for their threads, which may still read buffers; what is left in their queues no later attempt gets."""
         for copier in self._copiers.values():
             copier.close()
+        self._copiers.clear()
 
     def _prepare(self, version: Version, target: Target) -> _Prepared | None:
         if target.at is None:
@@ -165,6 +185,10 @@ class Copyist:
         if device not in self._copiers:
             self._copiers[device] = DeviceCopier(device, self._nice)
         return self._copiers[device]
+
+
+def copy_failed(error: Exception) -> StorageError:
+    return StorageError(f"the copy failed: {type(error).__name__}: {error}")
 
 
 def _buffer_for(target: Target, at: int, size: int) -> Buffer:

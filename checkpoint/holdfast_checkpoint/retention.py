@@ -40,8 +40,8 @@ def expendable(
     """Folders of committed checkpoints that may go, oldest first.
 
     `run` is the one that goes on: its checkpoints count as newer than any other run's, since it may have been resumed
-    from an earlier step than theirs. `bad` are known to be corrupt: they do not count towards what is kept, and
-    nothing goes for their sake.
+    from an earlier step than theirs. Of its own those of a later generation do, which may have gone back. `bad` are
+    known to be of no use: they do not count towards what is kept, and nothing goes for their sake.
     """
     committed = _by_age(found, run)
     good = [one for one in committed if one.folder not in bad]
@@ -53,6 +53,20 @@ def expendable(
     # A bad one newer than all good ones stays: somebody may still want to look at it, or mend it.
     older = committed[: committed.index(good[-1])]
     return tuple(one.folder for one in older if one.folder not in kept)
+
+
+def left_to_others(
+    found: Sequence[Found], retention: Retention, *, now_s: float, run: str | None = None
+) -> frozenset[str]:
+    """Folders of other runs than `run` that are not for it to delete: the newest of each, which that run would go on
+    from, and all of one that wrote something lately, which may live."""
+    kept = set[str]()
+    for other in {one.run for one in found} - {run}:
+        theirs = [one for one in found if one.run == other]
+        written_s = max((one.modified_s for one in theirs if one.modified_s is not None), default=0.0)
+        may_live = now_s - written_s < retention.garbage_age_s
+        kept |= {one.folder for one in (theirs if may_live else _by_age(theirs, other)[-1:])}
+    return frozenset(kept)
 
 
 def being_read(found: Sequence[Found], now_s: float) -> frozenset[str]:
@@ -92,5 +106,6 @@ def _by_age(found: Sequence[Found], run: str | None) -> list[Found]:
     return sorted((one for one in found if one.is_committed), key=lambda one: _age(one, run))
 
 
-def _age(one: Found, run: str | None) -> tuple[bool, int, int, str]:
-    return one.run == run, one.step, one.generation, one.folder
+def _age(one: Found, run: str | None) -> tuple[bool, int, int, int, str]:
+    is_own = one.run == run
+    return is_own, one.generation if is_own else 0, one.step, one.generation, one.folder

@@ -13,7 +13,7 @@ import torch
 
 from holdfast_checkpoint.buffers import LayerBuffers
 from holdfast_checkpoint.copying import yield_to_training
-from holdfast_checkpoint.copyist import Attempt, Copyist, Taken, TakenBlob, Target
+from holdfast_checkpoint.copyist import Attempt, Copyist, Taken, TakenBlob, Target, copy_failed
 from holdfast_checkpoint.layer_blob import LayerState
 from holdfast_checkpoint.sparing import choose
 from holdfast_checkpoint.stamp import Version
@@ -51,10 +51,14 @@ class Snapshotter:
             ),
             kernels=_kernels_so_far(layers.values()),
         )
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="snapshot", daemon=True)
-            self._thread.start()
         self._begun = attempt
+        try:
+            self._start_thread()
+        except RuntimeError as error:  # no more threads for now; `wait` tells
+            attempt.error = copy_failed(error)
+            attempt.error.__cause__ = error
+            attempt.done.set()
+            return
         self._queue.put(attempt)
 
     @property
@@ -68,8 +72,9 @@ class Snapshotter:
         Calls `beat` every 50 ms meanwhile. If that raises, the copy goes on and can be waited for again.
 
         Raises:
-            StorageError: no shared memory.
+            StorageError: no shared memory, or the copy failed in any other way.
             FormatError: state that no blob can hold.
+            OSError, MemoryError: what the system refused.
         """
         attempt = self._begun
         if attempt is None:
@@ -78,7 +83,12 @@ class Snapshotter:
             beat()
         self._begun = None
         if attempt.error is not None:
-            raise attempt.error
+            # Its traceback holds the attempt: in a circle, tensors would live on until the garbage collector comes.
+            error, attempt.error = attempt.error, None
+            try:
+                raise error
+            finally:
+                del error
         assert attempt.taken is not None
         return self._still_held(attempt.taken)
 
@@ -117,6 +127,12 @@ class Snapshotter:
             copy_s=taken.copy_s,
             cpu_s=taken.cpu_s,
         )
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="snapshot", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _work(self) -> None:
         yield_to_training(self._nice)

@@ -47,7 +47,7 @@ class Source:
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fills `buffer`; `start` and the end lie on chunks. Raises: CorruptError; StorageError: it was given up."""
-        self._require_wanted()
+        self.require_wanted()
         at = 0
         while at < len(buffer):
             count = os.preadv(self._fd, [buffer[at:]], start + at)
@@ -63,7 +63,7 @@ class Source:
         """
         hasher, at = Hasher(self.digest.chunk_bytes), 0
         while at < self.size:
-            self._require_wanted()
+            self.require_wanted()
             count = os.preadv(self._fd, [buffer[: self.size - at]], at)
             if count == 0:
                 raise self._too_short()
@@ -73,10 +73,11 @@ class Source:
         for chunk, (found, wanted) in enumerate(zip(hasher.digest().chunks, self.digest.chunks, strict=True)):
             if found != wanted:
                 raise corrupt_chunk(self.digest, chunk, self._what)
+        self.require_wanted()  # the last piece may have taken long
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop); both lie on chunks, or at the end. Raises: as `read_into`."""
-        self._require_wanted()
+        self.require_wanted()
         data = os.pread(self._fd, stop - start, start)
         while len(data) < stop - start:
             more = os.pread(self._fd, stop - start - len(data), start + len(data))
@@ -90,7 +91,8 @@ class Source:
         for chunk, begin, end in chunks_of(self.digest, start, start + len(data)):
             check_chunk(data[begin - start : end - start], self.digest, chunk, self._what)
 
-    def _require_wanted(self) -> None:
+    def require_wanted(self) -> None:
+        """Before what was read gets its place. Raises: StorageError: it was given up."""
         if self._given_up is not None and self._given_up.is_set():
             raise StorageError(f"{self._what}: it was given up")
 

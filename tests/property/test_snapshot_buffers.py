@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from holdfast_checkpoint import copying, copyist
 from holdfast_checkpoint.digest import Digest
+from holdfast_checkpoint.errors import StorageError
 from holdfast_checkpoint.layer_blob import LayerState, map_blob, read_layer
 from holdfast_checkpoint.ram import RamTier
 from holdfast_checkpoint.snapshot import Snapshotter, Taken
@@ -98,7 +99,7 @@ class World:
             self.snapshotter.begin(*version, {layer: state(version, layer, size) for layer in attempt.layers}, keep)
             try:
                 taken = self.snapshotter.wait(lambda: None)
-            except KeyError:
+            except StorageError:
                 taken = None
         if taken is not None:
             self.adopt(taken, version, size)

@@ -31,7 +31,7 @@ class Box:
 
 
 class OpenCheckpoint:
-    """Files are opened when they are first read, and closed with it."""
+    """Files are opened when they are first read, its headers at once; and closed with it."""
 
     def __init__(
         self, repository: Repository, folder: str, manifest: Manifest, agent: LocalAgent | None = None
@@ -45,7 +45,11 @@ class OpenCheckpoint:
         ]
         near += agent_copies(agent, folder) if agent is not None else []
         self._sources: list[Source] = [*near, source_of(repository, folder)]
-        self.state: SavedState = saved_state(self._sources, manifest, f"{repository.url}/{folder}")
+        try:
+            self.state: SavedState = saved_state(self._sources, manifest, f"{repository.url}/{folder}")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "OpenCheckpoint":
         return self
@@ -53,6 +57,10 @@ class OpenCheckpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """For now: what is read next opens files anew."""
         for source in self._sources:
             source.close()
 

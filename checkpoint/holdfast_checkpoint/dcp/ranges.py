@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeAlias
 
-from holdfast_checkpoint.dcp.sources import Source
+from holdfast_checkpoint.dcp.sources import Source, after_failure
 from holdfast_checkpoint.digest import Hasher, check_chunk, corrupt_chunk
-from holdfast_checkpoint.errors import CheckpointError
+from holdfast_checkpoint.errors import CheckpointError, CorruptError
 from holdfast_checkpoint.manifest import BlobEntry
+from holdfast_checkpoint.verified_reading import read_sound
 
 log = logging.getLogger(__name__)
 _THREADS = 8
@@ -58,6 +60,7 @@ class _Piece:
 
 
 _Run: TypeAlias = list[_Piece]  # neighbours in one blob
+_Attempt: TypeAlias = Callable[[Callable[[], None]], None]  # makes a read
 
 
 def read_ranges(
@@ -69,7 +72,8 @@ def read_ranges(
 ) -> None:
     """Fill every view; `on_done(index)` is called in this thread once `wanted[index]` is filled and verified.
 
-    A source that fails or gives other bytes is reported and the next one asked. After an error, views hold anything.
+    A source that fails or gives other bytes is reported and the next one asked; the last one is asked again for what is
+    corrupt, since it may be so on its way only. After an error, views hold anything.
 
     Raises: CorruptError, StorageError: no source has a sound copy; names the blob, the bytes and the tensors.
     """
@@ -163,18 +167,19 @@ class _Reader:
             if not source.has(entry):
                 continue
             try:
-                return self._read_from(source, run)
+                return self._read_from(source, run, _once)
             except CheckpointError as error:
                 log.warning("checkpoint.copy_skipped", extra={"blob": source.what(entry), "error": str(error)})
-        self._read_from(self._sources[-1], run)
+        last = self._sources[-1]
+        self._read_from(last, run, _soundly if last.is_near else _once)
 
-    def _read_from(self, source: Source, run: _Run) -> None:
+    def _read_from(self, source: Source, run: _Run, attempt: _Attempt) -> None:
         for part in [[piece] for piece in run] if source.is_near else [run]:
             try:
                 if source.is_near and part[0].is_plain:
-                    _read_straight(source, part[0])
+                    _read_straight(source, part[0], attempt)
                 else:
-                    self._read_part(source, part)
+                    attempt(partial(self._read_part, source, part))
             except CheckpointError as error:
                 raise type(error)(f"{error} ({_names(part)})") from error
 
@@ -196,14 +201,30 @@ class _Reader:
         return memoryview(held)[:size]
 
 
-def _read_straight(source: Source, piece: _Piece) -> None:
+def _once(read: Callable[[], None]) -> None:
+    read()
+
+
+def _soundly(read: Callable[[], None]) -> None:
+    """Again while it is corrupt."""
+    try:
+        read()
+    except CorruptError as error:
+        read_sound(after_failure(error, read))
+
+
+def _read_straight(source: Source, piece: _Piece, attempt: _Attempt) -> None:
     """Chunk by chunk: each is in the cache when its checksum is made."""
     entry, size, (_, one) = piece.entry, piece.entry.digest.chunk_bytes, piece.wanted[0]
     what = source.what(entry)
     for number, start in enumerate(range(piece.start, piece.stop, size), piece.first):
         view = one.view[start - one.start : min(start + size, piece.stop) - one.start]
-        source.read_into(entry, start, (view,))
-        check_chunk(view, entry.digest, number, what)
+        attempt(partial(_read_chunk, source, entry, number, view, what))
+
+
+def _read_chunk(source: Source, entry: BlobEntry, number: int, view: memoryview, what: str) -> None:
+    source.read_into(entry, number * entry.digest.chunk_bytes, (view,))
+    check_chunk(view, entry.digest, number, what)
 
 
 def _check(piece: _Piece, views: Sequence[memoryview], source: Source) -> None:

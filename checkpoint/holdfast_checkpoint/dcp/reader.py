@@ -77,12 +77,12 @@ class HoldfastReader(StorageReader):
             url = Repository(self._url, storage_options=self._storage_options).url
             agent = local_agent(self._agent_path, url, self._script)
             self._finder = Finder(self._url, self._wanted_step, self._storage_options, agent)
-            with closing(self._finder):
-                self._opened = self._finder.find()
+            # No file stays open: torch may fail before it comes to `read_data`, and tells nobody.
+            with closing(self._finder), self._finder.find() as self._opened:
+                return _metadata(self._opened.state)
         except Exception as error:  # of the storage, of its client, of a manifest; raised a moment later
             self._error = error
             return Metadata(state_dict_metadata={})
-        return _metadata(self._opened.state)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         if self._error is not None:
@@ -126,8 +126,10 @@ def _as_planned(finder: Finder, opened: OpenCheckpoint, folder: str) -> OpenChec
     """The coordinator's checkpoint; for a rank that saw another one, and planned its reads by that, if they fit."""
     if folder == opened.folder:
         return opened
+    opened.close()
     other = finder.open(folder)
     if _shapes(other.state) != _shapes(opened.state):
+        other.close()
         raise StorageBusyError(
             f"{opened.repository.url}: ranks saw different newest checkpoints, {opened.folder} and {folder}, since one "
             "was committed while they looked; load again, or give the step"

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from holdfast_checkpoint.dcp.handing import Handover, blob_file
-from holdfast_checkpoint.dcp.host_memory import HostMemory
+from holdfast_checkpoint.dcp.host_memory import Create
 from holdfast_checkpoint.dcp.packing import Part, laid_out, write_parts
 from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import StorageError
@@ -31,8 +31,8 @@ class StoredBlob:
 
 
 class BlobStore:
-    """`repository`: None where the agents alone keep the save. `memory`: where copies stay; None keeps none.
-    `handover`: None without agents."""
+    """`repository`: None where the agents alone keep the save. `create`: of files whose copies stay in memory; None
+    keeps none. `handover`: None without agents."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class BlobStore:
         folder: str,
         step: int,
         rank: int,
-        memory: HostMemory | None,
+        create: Create | None,
         handover: Handover | None,
     ) -> None:
         self._repository, self._folder, self._step, self._rank = repository, folder, step, rank
-        self._memory, self._handover = memory, handover
+        self._create, self._handover = create, handover
 
     def store(self, first: int, blobs: Iterable[Sequence[Part]]) -> list[StoredBlob]:
         """Numbered from `first` on. Raises: StorageError; then some may be stored, and none counts."""
@@ -67,8 +67,6 @@ class BlobStore:
                     os.close(fd)
                     raise
             stored += [future.result() for future in pending]
-        if self._memory is not None:
-            self._memory.keep_only(self._rank, self._folder)
         return stored
 
     def _put(self, fd: int, number: int, name: str, header: Header, digest: Digest) -> StoredBlob:
@@ -81,16 +79,14 @@ class BlobStore:
                 path = self._repository.put_blob(self._folder, number, f"/proc/self/fd/{fd}", digest)
         finally:
             os.close(fd)
-        if self._memory is not None:
-            self._memory.publish(self._rank, self._folder, path)
         starts = {place.name: header.data_start + place.start for place in header.tensors}
         return StoredBlob(entry=BlobEntry(layer=number, name=name, path=path, digest=digest), starts=starts)
 
     def _open(self, number: int, size: int) -> int:
         """A file in memory; one that stays if it is to and there is room for it."""
-        if self._memory is not None:
+        if self._create is not None:
             try:
-                return self._memory.create(self._rank, self._folder, blob_path(number), size)
+                return self._create(blob_path(number), size)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.ENOENT):
                     raise

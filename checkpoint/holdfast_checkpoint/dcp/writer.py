@@ -4,7 +4,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -21,7 +21,7 @@ from holdfast_checkpoint.agent_messages import PLACE, Named, place_of
 from holdfast_checkpoint.dcp.agreeing import AgentView, Handing, agreed
 from holdfast_checkpoint.dcp.committing import WrittenObject, WrittenTensor, identity_of
 from holdfast_checkpoint.dcp.handing import Handover
-from holdfast_checkpoint.dcp.host_memory import HostMemory
+from holdfast_checkpoint.dcp.host_memory import Create, HostMemory
 from holdfast_checkpoint.dcp.local_agent import LocalAgent, local_agent, sights_of
 from holdfast_checkpoint.dcp.objects import unpacked
 from holdfast_checkpoint.dcp.packing import Part, grouped
@@ -82,7 +82,7 @@ class HoldfastWriter(StorageWriter):
         self._url, self._step, self._job = os.fspath(url), step, job
         self._memory, self._remote, self._agent_path, self._script = memory, remote, agent, script
         self._blob_bytes, self._storage_options = blob_bytes, storage_options
-        self._rank = 0
+        self._rank, self._ranks = 0, 1
         self._start: _Start | None = None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
@@ -93,7 +93,10 @@ class HoldfastWriter(StorageWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         if not kwargs.get("use_collectives", True):
             raise ValueError("use_collectives=False: nobody would know when all ranks have written; leave it at True")
-        self._rank = kwargs.get("rank", torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
+        is_alone = not torch.distributed.is_initialized()
+        self._rank = kwargs.get("rank", 0 if is_alone else torch.distributed.get_rank())
+        # Of all processes, not of the group that saves alone: no torch gives a rank a number beyond that.
+        self._ranks = 1 if is_alone else torch.distributed.get_world_size()
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         _refuse_cached(plan)
@@ -179,6 +182,12 @@ class HoldfastWriter(StorageWriter):
             return None
         return Handover(agent, start.save, self._rank, is_only=not start.is_stored)
 
+    def _copies(self, start: _Start, handover: Handover | None) -> AbstractContextManager[Create | None]:
+        """Around this rank's part of the save: its copies in this host's memory, if it is to leave any."""
+        if not self._memory or not start.is_stored or handover is not None:
+            return nullcontext()
+        return HostMemory(self._repository().url).saving(self._rank, self._ranks, start.save.folder)
+
     def _write_blobs(self, start: _Start, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
         handover = self._handover(start)
         if handover is None:
@@ -191,12 +200,7 @@ class HoldfastWriter(StorageWriter):
         self, start: _Start, items: Sequence[WriteItem], planner: SavePlanner, handover: Handover | None
     ) -> list[WriteResult]:
         groups = list(grouped(items, self._blob_bytes))
-        if not groups:
-            return []
         repository = self._repository() if start.is_stored else None
-        is_alone = repository is not None and handover is None
-        memory = HostMemory(self._repository().url) if self._memory and is_alone else None
-        store = BlobStore(repository, start.save.folder, self._step, self._rank, memory, handover)
         made: list[list[Part]] = []
 
         def resolved() -> Iterator[list[Part]]:
@@ -206,7 +210,9 @@ class HoldfastWriter(StorageWriter):
                 made.append([replace(part, tensor=part.tensor.to("meta")) for part in parts])
                 yield parts
 
-        stored = store.store(start.number, resolved())
+        with self._copies(start, handover) as create:
+            store = BlobStore(repository, start.save.folder, self._step, self._rank, create, handover)
+            stored = store.store(start.number, resolved())
         return [
             result
             for group, parts, blob in zip(groups, made, stored, strict=True)

@@ -6,6 +6,7 @@ the job allows, and meanwhile the coordinator is told what the start waits for. 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 from holdfast.agent.remote_tier import RemoteTier
 from holdfast.model.records import Version
-from holdfast_checkpoint.errors import NoCheckpointError, StorageError
+from holdfast_checkpoint.errors import NoCheckpointError, StorageBusyError, StorageError
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
 from holdfast_checkpoint.ram import Copy, RamTier
 from holdfast_checkpoint.retention import READING_S
@@ -22,6 +23,7 @@ from holdfast_checkpoint.sparing import FETCHED
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _AT_ONCE = 4
+_APART_S = 60.0  # what generations of one outage are not
 _AGAIN_S = 2.0
 # A call that is not over by then hangs. No storage that is worth waiting for is slower than that.
 _CALL_S, _BYTES_A_SECOND = 120.0, 5e6
@@ -36,11 +38,17 @@ class Absence:
         `say` hears why; of nothing any more: the empty text."""
         self.say_after_s = say_after_s
         self._away_s, self._say = away_s, say
-        self._since_s: float | None = None
+        self._since_s: float | None = None  # the first failure of this outage
+        self._asking, self._left_s = set[object](), -math.inf
         self._waiting: dict[object, str] = {}
 
+    def asks(self, who: object) -> None:
+        """`who`: a call of its own. After a while without any, an outage that no call saw the end of is over."""
+        if not self._asking and time.monotonic() - self._left_s > _APART_S:
+            self._since_s = None
+        self._asking.add(who)
+
     def waits(self, who: object, why: str) -> None:
-        """`who`: a call of its own."""
         first = not self._waiting
         self._waiting[who] = why
         if first:
@@ -49,6 +57,8 @@ class Absence:
 
     def goes_on(self, who: object) -> None:
         """It waits no more: it has what it wants, or nobody does any more."""
+        self._asking.discard(who)
+        self._left_s = time.monotonic()
         if self._waiting.pop(who, None) is not None and not self._waiting:
             self._say("")
 
@@ -92,6 +102,7 @@ class CheckpointReader:
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         me, absence = object(), self._absence
         why = f"{self._remote.repository.url} has not answered for {absence.say_after_s:g} s"
+        absence.asks(me)
         timer = asyncio.get_running_loop().call_later(absence.say_after_s, absence.waits, me, why)
         try:
             while True:
@@ -115,11 +126,23 @@ class CheckpointReader:
         repository = self._remote.repository
         async with self._reading:
             if self._manifest is None:
-                self._manifest = await self._ask(partial(repository.read_manifest, self._folder), _CALL_S)
+                self._manifest = await self._ask(self._read_manifest, _CALL_S)
         entry = next((blob for blob in self._manifest.blobs if blob.layer == layer), None)
         if entry is None:
             raise NoCheckpointError(f"{repository.url}/{self._folder} has no layer {layer}")
         return entry
+
+    def _read_manifest(self) -> Manifest:
+        repository = self._remote.repository
+        try:
+            return repository.read_manifest(self._folder)
+        except NoCheckpointError as error:
+            # A machine that does not see the storage at all must not condemn what the others see.
+            if not any(one.is_committed for one in repository.list()):
+                raise StorageBusyError(
+                    f"{repository.url} has no checkpoint at all, as this machine sees it; is it mounted?"
+                ) from error
+            raise
 
     async def _say_reading(self) -> None:
         """So that nobody deletes what is being read. One who may not write reads all the same."""

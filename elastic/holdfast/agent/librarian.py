@@ -20,12 +20,15 @@ from holdfast_checkpoint.digest import Digest
 from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.folders import Found, folder_of
 from holdfast_checkpoint.manifest import BlobEntry, Manifest
-from holdfast_checkpoint.retention import Retention, being_read, expendable, garbage
+from holdfast_checkpoint.retention import Retention, being_read, expendable, garbage, left_to_others
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-# One that is not over by then hangs: to write and read back a manifest, to list, or to delete a folder.
+# One that is not over by then hangs: to list, or to delete a folder.
 _CALL_S = 300.0
+# The same, to write a manifest and read it back: no start from before that checkpoint is made meanwhile. The repository
+# tries again for a minute.
+_COMMIT_S = 75.0
 # After the storage did not take a manifest, for all its retries.
 _AGAIN_S = 5.0
 
@@ -47,7 +50,8 @@ class Librarian:
         folder = folder_of(command.version.step, self._job.run, command.version.generation)
         async with self._one_at_a_time:
             try:
-                await self._call(partial(self._remote.repository.commit, folder, self._manifest(command)))
+                commit = partial(self._remote.repository.commit, folder, self._manifest(command))
+                await self._remote.commits.call(commit, _COMMIT_S)
             except CheckpointError as error:
                 log.error("checkpoint.not_committed", extra={"step": command.version.step, "error": str(error)})
                 await asyncio.sleep(_AGAIN_S)
@@ -56,22 +60,19 @@ class Librarian:
             before = command.committed if self._listed is None else self._listed
             known = (ref for ref in before if ref.folder != folder)
             await self._list((*known, CheckpointRef(version=command.version, folder=folder)))
-            await self._tidy(command.in_use)
+            await self._tidy(command, folder)
             return True
 
     async def _list(self, listed: tuple[CheckpointRef, ...]) -> None:
         await self._write(CheckpointsRecord(committed=listed))
         self._listed = listed
 
-    async def _tidy(self, in_use: str) -> None:
-        """What retention lets go, and what was begun long ago and never committed. A storage that fails here is tried
-        again after the next checkpoint."""
+    async def _tidy(self, command: CommitCheckpoint, newest: str) -> None:
+        """What retention lets go, and what was begun long ago and never committed; never the `newest`. A storage that
+        fails here is tried again after the next checkpoint."""
         try:
             listed = self._listed or ()
-            ours = {ref.folder for ref in listed}
-            # Of other runs only what this one went on from: the rest is somebody else's.
-            found = await self._call(self._remote.repository.list)
-            leaving = self._leaving([one for one in found if one.run == self._job.run or one.folder in ours], in_use)
+            leaving = self._leaving(await self._call(self._remote.repository.list), listed, command, newest)
             kept = tuple(ref for ref in listed if ref.folder not in leaving)
             if len(kept) < len(listed):
                 await self._list(kept)
@@ -82,14 +83,21 @@ class Librarian:
             log.warning("checkpoint.not_tidied", extra={"error": str(error)})
 
     async def _call(self, work: Callable[[], T]) -> T:
-        """Raises: as `work`; StorageBusyError: it hangs."""
+        """For what no start waits for. Raises: as `work`; StorageBusyError: it hangs."""
         return await self._remote.commits.call(work, _CALL_S)
 
-    def _leaving(self, found: Sequence[Found], in_use: str) -> tuple[str, ...]:
-        run, now_s = self._job.run, time.time()
-        used = {in_use, *being_read(found, now_s)}
-        old = expendable(found, self._retention, run=run, in_use=used)
-        return (*old, *garbage(found, self._retention, now_s=now_s, run=run, in_use=used))
+    def _leaving(
+        self, found: Sequence[Found], listed: Sequence[CheckpointRef], command: CommitCheckpoint, newest: str
+    ) -> tuple[str, ...]:
+        run, now_s, known = self._job.run, time.time(), {ref.folder for ref in listed}
+        used = {newest, command.in_use, *being_read(found, now_s)}
+        used |= left_to_others(found, self._retention, now_s=now_s, run=run)
+        # Of other runs only what this one went on from: the rest is somebody else's.
+        mine = [one for one in found if one.run == run or one.folder in known]
+        # One that is not listed was committed by a call that was given up.
+        bad = command.useless | {one.folder for one in mine if one.folder not in known}
+        old = expendable(mine, self._retention, run=run, in_use=used, bad=bad)
+        return (*old, *garbage(mine, self._retention, now_s=now_s, run=run, in_use=used))
 
     def _manifest(self, command: CommitCheckpoint) -> Manifest:
         job, version = self._job, command.version

@@ -71,12 +71,14 @@ class Mender:
         self._store, self._keys, self._node, self._leads = store, keys, node, leads
         self._good: dict[str, KeyValue] = {}
         self._broken: dict[str, KeyValue] = {}
+        self._never_good: dict[str, int] = {}  # the version up to which nothing that stood there could be read
         self._more = asyncio.Event()
         self._trouble = StoreTrouble("mend")
 
     def see(self, key: str, kv: KeyValue | None) -> bool:
         """Whether it can be read; what cannot is as if it had not been written."""
         self._broken.pop(key, None)
+        before = self._never_good.pop(key, 0)
         if kv is None:
             self._good.pop(key, None)
             return True
@@ -88,6 +90,8 @@ class Mender:
         except ProtocolError as error:
             log.error("store.malformed", extra={"key": key, "error": str(error)})
             self._broken[key] = kv
+            if kv.version == before + 1:
+                self._never_good[key] = kv.version
             self._more.set()
             return False
         if kind not in _KEPT_OF_OWN or self._is_own(key):
@@ -108,7 +112,7 @@ class Mender:
 
     async def _mend(self, broken: KeyValue) -> None:
         good = self._good.get(broken.key)
-        if good is None and broken.version > 1:
+        if good is None and self._never_good.get(broken.key) != broken.version:
             log.error("store.not_mended", extra={"key": broken.key})  # who knew what stood there may be about to do it
             return
         try:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from holdfast.control.recovery import Lineage, is_history
+from holdfast.model.commands import CommitCheckpoint
 from holdfast.model.ids import NodeId
 from holdfast.model.records import CheckpointRef, CheckpointsRecord, UploadedBlob, UploadRecord, Version
 
@@ -20,10 +22,12 @@ class Catalogue:
     unsound: set[str] = field(default_factory=set)
     _uploads: dict[Version, dict[NodeId, UploadRecord]] = field(default_factory=dict)
     _asked: Version | None = None  # the newest that was to be committed
+    _is_listed: bool = False  # whether that was among the committed ones, as it may not be for ever
     _failed: set[Version] = field(default_factory=set)
 
     def changed(self, record: CheckpointsRecord | None) -> None:
         self.committed = record.committed if record is not None else ()
+        self._is_listed |= any(ref.version == self._asked for ref in self.committed)
         self._uploads = {version: shares for version, shares in self._uploads.items() if self._is_news(version)}
 
     def uploaded(self, record: UploadRecord) -> None:
@@ -60,10 +64,19 @@ class Catalogue:
             shares = self._uploads[version]
             blobs = {blob.layer: blob for node in sorted(shares) for blob in shares[node].blobs}
             if len(blobs) == layer_count:
-                self._asked = version
+                self._asked, self._is_listed = version, False
                 losses = (share.loss for share in shares.values() if share.loss is not None)
                 return version, dict(sorted(blobs.items())), next(losses, None)
         return None
+
+    def commit(
+        self, version: Version, blobs: Mapping[int, UploadedBlob], loss: float | None, lineage: Lineage, in_use: str
+    ) -> CommitCheckpoint:
+        """What is `due`, as a command. `in_use`: folder of one that may be read just now."""
+        useless = frozenset(
+            ref.folder for ref in self.committed if ref.folder in self.unsound or not is_history(ref.version, lineage)
+        )
+        return CommitCheckpoint(version, tuple(blobs.values()), loss, self.committed, useless, in_use)
 
     @property
     def is_pending(self) -> bool:
@@ -73,8 +86,9 @@ class Catalogue:
     @property
     def pending(self) -> Version | None:
         """That one."""
-        asked, over = self._asked, self._failed.union(ref.version for ref in self.committed)
-        return asked if asked is not None and asked not in over and self._is_news(asked) else None
+        asked = self._asked
+        is_over = asked is None or self._is_listed or asked in self._failed or not self._is_news(asked)
+        return None if is_over else asked
 
     def failed(self, version: Version) -> None:
         """It could not be committed: it may be asked for again."""

@@ -29,7 +29,6 @@ from holdfast.control.view import View
 from holdfast.control.wording import epitaph, explain_lost
 from holdfast.model.commands import (
     Command,
-    CommitCheckpoint,
     EvictNode,
     ReleaseDrain,
     WriteGeneration,
@@ -125,9 +124,8 @@ class Coordinator:
         if written is not None and not is_history(written[0], self._lineage):
             view.catalogue.failed(written[0])  # of steps that were gone back from
         elif written is not None:
-            version, blobs, loss = written
             in_use = view.start.checkpoint if view.start is not None else ""
-            return CommitCheckpoint(version, tuple(blobs.values()), loss, view.catalogue.committed, in_use)
+            return view.catalogue.commit(*written, self._lineage, in_use)
         if view.generation is None:
             return self._release() or self._first_generation(now_s)
         if view.is_finished and not view.catalogue.is_pending:

@@ -67,6 +67,7 @@ class CommitCheckpoint:
     blobs: tuple[UploadedBlob, ...]  # by layer
     loss: float | None
     committed: tuple[CheckpointRef, ...]  # before it
+    useless: frozenset[str] = frozenset()  # folders among them that turned out corrupt, or of steps gone back from
     in_use: str = ""  # folder of one that may be read just now
 
 

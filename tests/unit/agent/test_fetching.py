@@ -216,6 +216,36 @@ async def test_a_storage_that_is_away_for_a_while_is_waited_for_and_that_is_said
     assert story.said == ["503", ""]
 
 
+async def test_a_machine_that_does_not_see_the_storage_condemns_no_checkpoint(
+    ram: RamTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.agent.checkpoint_reading._AGAIN_S", 0.01)
+    made = repository_in(tmp_path)
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    story = Story(ram, repository=made, away_s=30.0)
+    running = asyncio.create_task(story.run())
+    await until(lambda: story.said)
+    assert "is it mounted?" in story.said[0]
+    (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")  # it is now
+    assert (await running).source == CHECKPOINT
+
+
+async def test_an_outage_that_no_call_saw_the_end_of_does_not_shorten_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("holdfast.agent.checkpoint_reading.time.monotonic", lambda: now_s)
+    absence = Absence(3600.0, 1.0, lambda _: None)
+    for begun_s, goes_on in ((0.0, True), (3000.0, True), (3050.0, True)):
+        now_s = begun_s
+        absence.asks(begun_s)
+        assert absence.failed() is goes_on
+        absence.goes_on(begun_s)  # it was cancelled
+    now_s = 7000.0
+    absence.asks("next")
+    assert absence.failed()
+    now_s = 7000.0 + 3600.0
+    assert not absence.failed(), "so long it lasted"
+
+
 async def test_a_storage_that_hangs_is_said_to_be_waited_for_and_ram_is_verified_meanwhile(
     ram: RamTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

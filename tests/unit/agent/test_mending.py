@@ -82,6 +82,14 @@ async def test_garbage_where_nothing_good_ever_stood_is_deleted(store: MemorySto
         await become(store, key, lambda held: held is None)
 
 
+async def test_garbage_upon_garbage_is_deleted_too(store: MemoryStore) -> None:
+    """Nobody would ever know better, and a job whose outcome cannot be read has no end."""
+    await store.put(KEYS.one("outcome"), b"garbage")
+    await store.put(KEYS.one("outcome"), b"more of it")
+    async with mending(store):
+        await become(store, KEYS.one("outcome"), lambda held: held is None)
+
+
 async def test_who_does_not_know_what_stood_there_leaves_it_to_who_does(store: MemoryStore) -> None:
     key = KEYS.one("stop")
     await store.put(key, STOP)

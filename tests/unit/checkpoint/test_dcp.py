@@ -21,14 +21,13 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 
 from harness.storage.making import WIDTH, Making, make_checkpoint, tensors_of
 from holdfast_checkpoint.dcp import HoldfastReader, HoldfastWriter
-from holdfast_checkpoint.dcp.host_memory import HostMemory
 from holdfast_checkpoint.dcp.landing import Landing, landings, waves
 from holdfast_checkpoint.dcp.objects import from_json, packed, to_json, unpacked
 from holdfast_checkpoint.dcp.ranges import Wanted, read_ranges
 from holdfast_checkpoint.dcp.saved import MissingError, SavedChunk, SavedTensor, check_covered
 from holdfast_checkpoint.dcp.sources import LocalSource, local_root
 from holdfast_checkpoint.digest import Digest
-from holdfast_checkpoint.errors import CorruptError, NoCheckpointError, StorageDeniedError
+from holdfast_checkpoint.errors import CorruptError, NoCheckpointError
 from holdfast_checkpoint.manifest import BlobEntry
 from holdfast_checkpoint.remote import Repository
 
@@ -330,28 +329,3 @@ def test_a_newer_checkpoint_that_appears_during_the_load_does_not_mix_with_it(tm
     reader.read_data(replace(plan, storage_data=older), planner)
     assert state["w"].tolist() == [1.0] * 4
     assert reader.step == 1
-
-
-# Copies in this host's memory
-
-
-def test_a_folder_that_others_can_enter_is_neither_read_nor_written(tmp_path: Path) -> None:
-    memory = HostMemory("u", root=tmp_path)
-    os.close(memory.create(0, "f", "b", 3))
-    memory.publish(0, "f", "b")
-    assert len(memory.copies("f")) == 1
-    (base,) = tmp_path.iterdir()
-    base.chmod(0o755)
-    assert memory.copies("f") == ()
-    with pytest.raises(StorageDeniedError, match="remove it"):
-        memory.create(0, "f", "b", 3)
-
-
-def test_where_memory_has_no_room_the_save_goes_on_without_it(tmp_path: Path, monkeypatch: Any) -> None:
-    def no_room(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", no_room)
-    save({"w": torch.ones(3)}, tmp_path, 1, memory=True)
-    assert Repository(str(tmp_path)).newest()[1].step == 1
-    HostMemory(str(tmp_path)).forget()

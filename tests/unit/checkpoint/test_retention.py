@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_checkpoint.folders import Found, folder_of, parts_of
-from holdfast_checkpoint.retention import Retention, expendable, garbage
+from holdfast_checkpoint.retention import Retention, expendable, garbage, left_to_others
 
 
 def found(step: int, *, run: str = "a", generation: int = 1, committed: bool = True, at_s: float | None = 0.0) -> Found:
@@ -50,7 +50,8 @@ def test_the_newest_good_one_and_those_in_use_are_never_taken(
     assert gone.isdisjoint(in_use)
     assert gone <= {one.folder for one in there if one.is_committed}
     if good:
-        newest = max(good, key=lambda one: (one.run == run, one.step, one.generation, one.folder))
+        own = [one for one in good if one.run == run]
+        newest = max(own or good, key=lambda one: (one.generation if own else 0, one.step, one.generation, one.folder))
         assert newest.folder not in gone
         left = [one for one in good if one.folder not in gone]
         assert len(left) >= min(retention.keep_last, len(good))
@@ -68,6 +69,18 @@ def test_a_corrupt_one_does_not_count_as_kept() -> None:
 def test_a_run_resumed_from_an_earlier_step_keeps_its_own() -> None:
     there = [found(40), found(60), found(80), found(50, run="b")]
     assert steps(expendable(there, Retention(keep_last=1), run="b")) == [40, 60, 80]
+
+
+def test_a_run_that_went_back_keeps_what_it_wrote_since() -> None:
+    there = [found(100), found(113, generation=3), found(106, generation=5)]
+    assert steps(expendable(there, Retention(keep_last=1), run="a")) == [100, 113]
+
+
+def test_to_other_runs_is_left_the_newest_of_each_and_all_of_one_that_wrote_lately() -> None:
+    dead = [found(10), found(20), found(15, generation=2)]
+    living = [found(30, run="c"), found(40, run="c", at_s=90.0)]
+    left = left_to_others([*dead, *living, found(50, run="b")], Retention(garbage_age_s=50.0), now_s=100.0, run="b")
+    assert left == {dead[2].folder, *(one.folder for one in living)}
 
 
 def test_unfinished_ones_are_garbage_once_older_than_a_committed_one_and_left_alone_for_long() -> None:
