@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import Ended, is_alive, job, run_job, toy_spec
+from harness.realrun.jobs import Ended, Holds, is_alive, job, run_job, toy_spec
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SLOW = {"pause_s": 0.005}
@@ -91,9 +91,9 @@ def test_a_first_interrupt_stops_at_a_boundary_with_the_weights(tmp_path: Path) 
 
 
 def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, params={"pause_s": 0.5}, steps=10_000)
+    spec = toy_spec(tmp_path, params=Holds(tmp_path, 1).params, steps=10_000)
     with job(spec, tmp_path / "out", "--nodes", "2", forked=False) as running:
-        running.wait_for(lambda run: any(node["worker_pids"] for node in run.nodes().values()))
+        running.wait_for(lambda run: run.step() >= 1)  # it stops at the next boundary, which does not come
         pids = [pid for node in running.nodes().values() for pid in (node["agent_pid"], *node["worker_pids"])]
         running.process.send_signal(signal.SIGINT)
         running.wait_for(lambda run: "job.stop_requested" in (run.out / "events.jsonl").read_text())

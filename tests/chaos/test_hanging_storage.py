@@ -107,6 +107,8 @@ def test_a_restore_waits_for_a_storage_that_is_away_and_says_so(undisturbed: End
         holds.let_go(6)
         agents = agents_of(running)
         running.wait_for(lambda run: run.step() >= 10 and all_copied(agents.values(), 8, LAYERS))
+        # None is being written: a start would wait for it, since it would be newer.
+        running.wait_for(lambda run: len(events(run, "checkpoint.committed")) == 2)
         stored.away(how)
         flip_all(agents.values())
         os.killpg(agents["node-1"], signal.SIGKILL)

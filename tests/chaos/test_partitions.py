@@ -93,8 +93,14 @@ class Trial:
         self.wait_for(lambda: self.following.step() >= before + steps, f"training on from step {before}")
 
     def wait_trained_by_one_of(self, able: Collection[set[str]]) -> None:
-        self.wait_for(lambda: self.members() in able, f"training on one of {able} alone")
-        self.wait_trained(self.members())
+        found: list[set[str]] = []
+
+        def is_one() -> bool:
+            found.append(self.members())
+            return found[-1] in able
+
+        self.wait_for(is_one, f"training on one of {able} alone")
+        self.wait_trained(found[-1])
 
     def pipelines(self) -> list[list[str]]:
         """The nodes of each, by stage."""
@@ -107,7 +113,9 @@ class Trial:
 
 
 @contextmanager
-def trial(folder: Path, wires: Network, etcd: EtcdServer, *, pause_s: float = 0.02) -> Iterator[Trial]:
+def trial(
+    folder: Path, wires: Network, etcd: EtcdServer, *, pause_s: float = 0.02, lease_ttl_s: float = 2.0
+) -> Iterator[Trial]:
     """Begins once all four train."""
     host, port = etcd.endpoint
     store = f"etcd://{host}:{port}/{folder.name}"
@@ -119,7 +127,7 @@ def trial(folder: Path, wires: Network, etcd: EtcdServer, *, pause_s: float = 0.
             steps=1_000_000,
             nodes={"min": 1, "desired": 4},
             layout={"depth": 2},
-            timeouts={"lease_ttl_s": 2.0, "progress_s": PROGRESS_S, "start_settle_s": SETTLE_S},
+            timeouts={"lease_ttl_s": lease_ttl_s, "progress_s": PROGRESS_S, "start_settle_s": SETTLE_S},
             failures={"node_losses": 10},
         )
         log = folder / "follower.log"
@@ -214,7 +222,7 @@ def test_steps_are_committed_while_the_store_is_away_and_a_loss_waits_for_it(
     # Told late, and by several: not in order.
     during = sorted(time_s for time_s in commit_times(tmp_path / "out") if killed_s <= time_s <= lost_s)
     gaps = [after - before for before, after in pairwise([killed_s, *during, lost_s])]
-    assert max(gaps) < 2.0
+    assert max(gaps) < AWAY_S / 4, "all along"
     since = [g["cause"] for g in ended.report["generations"] if g["begun_time_s"] > killed_s]
     assert since == ["loss", "stop"], "nobody else is taken for lost because its lease ran out meanwhile"
     assert ended.bits == undisturbed(tmp_path / "undisturbed", ended.report["steps_committed"]).bits
@@ -223,7 +231,7 @@ def test_steps_are_committed_while_the_store_is_away_and_a_loss_waits_for_it(
 def test_the_loss_of_the_coordinating_agent_costs_no_more_than_any_other(
     wires: Network, etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    with trial(tmp_path, wires, etcd, pause_s=0.005) as made:
+    with trial(tmp_path, wires, etcd, pause_s=0.005, lease_ttl_s=30.0) as made:
         kinds = ("another", "leader", "leader", "another")  # each once of four nodes, and once of three
         for kind in kinds:
             leader, there = made.leader(), made.members()
@@ -240,7 +248,7 @@ def test_the_loss_of_the_coordinating_agent_costs_no_more_than_any_other(
     paused_s = {"another": [losses[0], losses[3]], "leader": losses[1:3]}
     assert len(losses) == len(kinds)
     assert min(paused_s["leader"]) <= max(paused_s["another"]) + 0.3, paused_s
-    assert max(paused_s["leader"]) < 2.0, "a lease need not run out"
+    assert max(losses) < 15, f"a lease need not run out: {paused_s}"
     assert ended.bits == undisturbed(tmp_path / "undisturbed", ended.report["steps_committed"]).bits
 
 

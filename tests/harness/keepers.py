@@ -19,7 +19,7 @@ from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.header import parse
 
 SECRET = "5a17" * 16
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 _LEASE_S = 2.0
 
 

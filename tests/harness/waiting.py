@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], within_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], within_s: float = 240.0) -> None:
     """The same for tests without an event loop, about other processes."""
     deadline_s = time.monotonic() + within_s
     while not condition():

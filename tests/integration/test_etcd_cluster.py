@@ -77,7 +77,7 @@ async def test_a_call_goes_to_the_next_endpoint_when_one_is_dead(cluster: EtcdCl
     dead = [("127.0.0.1", port) for port in free_ports(2)]
     for endpoints in ((*dead, cluster.endpoints[0]), (cluster.endpoints[0], *dead)):
         async with opened(endpoints, prefix) as store:
-            revision = await store.put("a", b"")
+            revision = await patient_put(store, "a", b"")
             assert (await next_of(store.watch("", revision)))[0].revision == revision
 
 
@@ -134,7 +134,7 @@ async def test_a_renewal_asks_another_member_long_before_the_lease_ends(cluster:
     silent, *others = sorted(cluster.members, key=lambda member: member.metric("etcd_server_is_leader"))
     async with opened((silent.endpoint, *(one.endpoint for one in others)), prefix, timeout_s=30.0) as store:
         lease = await store.grant(10.0)  # gone by the time that the silent one is given up
-        await store.put("a", b"", lease=lease)
+        await patient_put(store, "a", b"", lease)
         silent.freeze()
         try:
             await store.keep_alive(lease)
@@ -143,9 +143,9 @@ async def test_a_renewal_asks_another_member_long_before_the_lease_ends(cluster:
             silent.thaw()
 
 
-async def patient_put(store: Store, key: str, value: bytes) -> int:
+async def patient_put(store: Store, key: str, value: bytes, lease: int = 0) -> int:
     """The frozen member may have led, or a busy machine makes them elect anew: there is no leader for a moment."""
-    return await CarefulStore(store).put(key, value)
+    return await CarefulStore(store).put(key, value, lease)
 
 
 async def test_a_member_cut_off_from_the_others_neither_serves_nor_blinds_us(cluster: EtcdCluster, prefix: str) -> None:
@@ -154,7 +154,7 @@ async def test_a_member_cut_off_from_the_others_neither_serves_nor_blinds_us(clu
         opened((alone.endpoint,), prefix, timeout_s=1.0) as cut_off,
         opened(cluster.endpoints, prefix) as store,
     ):
-        watch = store.watch("", await store.put("a", b"0"))
+        watch = store.watch("", await patient_put(store, "a", b"0"))
         assert (await next_of(watch))[0].kv.value == b"0"
         lost = asyncio.create_task(next_of(watch))
         blind = asyncio.create_task(next_of(cut_off.watch("", (await store.get_prefix("")).revision + 1)))
@@ -178,11 +178,11 @@ async def test_a_member_cut_off_from_the_others_neither_serves_nor_blinds_us(clu
 
 async def test_leases_outlive_their_leader_and_end_when_they_should(cluster: EtcdCluster, prefix: str) -> None:
     async with opened(cluster.endpoints, prefix) as store:
-        lease = await store.grant(2)
-        watch = store.watch("", await store.put("a", b"", lease) + 1)
+        lease = await store.grant(10)
+        watch = store.watch("", await patient_put(store, "a", b"", lease) + 1)
         for member in cluster.members:
             member.kill()
-            assert await store.keep_alive(lease) == 2
+            assert await store.keep_alive(lease) == 10
             cluster.start(member)
             await asyncio.to_thread(cluster.wait_healthy)
         assert await store.get("a") is not None
@@ -194,7 +194,7 @@ async def test_leases_outlive_their_leader_and_end_when_they_should(cluster: Etc
 async def test_an_address_opens_the_cluster(cluster: EtcdCluster) -> None:
     hosts = ",".join(f"{host}:{port}" for host, port in cluster.endpoints)
     store = open_store(parse_store(f"etcd://{hosts}/by/address"))
-    revision = await store.put("a", b"1")
+    revision = await patient_put(store, "a", b"1")
     kv = await store.get("a")
     await store.close()
     assert kv is not None

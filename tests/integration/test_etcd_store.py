@@ -3,12 +3,11 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import pytest_asyncio
 
-from harness.etcd.careful import CarefulStore
 from harness.etcd.operating import compact_history, put_raw, raw_keys
 from harness.etcd.server import EtcdServer, free_ports, running_server
 from holdfast.errors import CompactedError, LeaseExpiredError, StoreUnavailableError
@@ -84,16 +83,15 @@ async def test_a_watch_goes_on_after_kill_and_restart_with_nothing_lost_or_repea
 
 
 async def test_a_watch_waits_for_a_server_that_is_away_for_long(server: EtcdServer, prefix: str) -> None:
-    async with opened(server, prefix, timeout_s=0.5) as store:
-        watch = store.watch("", await store.put("a", b"") + 1)
+    async with opened(server, prefix, timeout_s=0.5) as hasty, opened(server, prefix) as store:
+        watch = hasty.watch("", await store.put("a", b"") + 1)
         waiting = asyncio.create_task(next_of(watch))
         server.kill()
         for _ in range(4):
             with pytest.raises(StoreUnavailableError):
-                await store.get("a")
+                await hasty.get("a")
         assert not waiting.done()
         await restart(server)
-    async with opened(server, prefix) as store:
         assert (await store.get("a")) is not None
     with pytest.raises(StoreUnavailableError):
         await waiting
@@ -156,10 +154,17 @@ async def test_a_server_that_freezes_is_unavailable_and_then_serves_on(server: E
         finally:
             server.thaw()
         await asyncio.to_thread(server.wait_healthy)
-        # On a busy machine half a second may pass again before it answers.
-        assert (await CarefulStore(hasty).get("a")) is not None
+        assert await seen_again(hasty, "a")
         revision = await store.put("a", b"1")
         assert (await waiting)[0].revision == revision
+
+
+async def seen_again(store: Store, key: str) -> bool:
+    """Half a second may pass again before a busy machine's server answers."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            with suppress(StoreUnavailableError):
+                return await store.get(key) is not None
 
 
 async def test_a_write_waits_for_a_server_that_comes_up_in_time(server: EtcdServer, prefix: str) -> None:
@@ -234,7 +239,7 @@ async def test_what_etcd_cannot_take_is_a_wrong_argument(store: Store) -> None:
     assert (await store.get_prefix("")).kvs == ()
 
 
-@pytest.mark.parametrize("ttl_s", [0.2, 1.5, 3.0])
+@pytest.mark.parametrize("ttl_s", [2.2, 4.5, 6.0])
 async def test_a_lease_lives_at_least_as_long_as_asked(store: Store, ttl_s: float) -> None:
     lease = await store.grant(ttl_s)
     remaining_s = await store.keep_alive(lease)
@@ -243,7 +248,7 @@ async def test_a_lease_lives_at_least_as_long_as_asked(store: Store, ttl_s: floa
 
 
 async def test_whatever_names_a_dead_lease_says_so(store: Store) -> None:
-    lease = await store.grant(1)
+    lease = await store.grant(4)
     watch = store.watch("", await store.put("a", b"", lease) + 1)
     assert [event.kind for event in await next_of(watch)] == ["delete"]
     for late in (

@@ -14,7 +14,7 @@ import pytest
 
 from harness.etcd.server import free_ports
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.jobs import toy_spec, undisturbed
+from harness.realrun.jobs import GIVE_UP_S, toy_spec, undisturbed
 from harness.storage.faulty import faulty_environment
 from harness.storage.s3_server import Kind, S3Server, running_s3
 
@@ -87,10 +87,10 @@ def test_a_job_is_not_completed_before_its_storage_has_the_weights(tmp_path: Pat
         nodes.wait_for(lambda: nodes.status("renamed")["step"] >= 1, "training")
         gate.write_text("busy")
         nodes.wait_for(lambda: '"storage.retry"' in nodes.log("a").read_text(), "refused by the storage")
-        status = nodes.status("renamed")
-        assert (status["step"], status["outcome"]) == (STEPS, None)
+        nodes.wait_for(lambda: nodes.status("renamed")["step"] == STEPS, "trained")
+        assert nodes.status("renamed")["outcome"] is None
         gate.unlink()
-        assert process.wait(60) == 0, nodes.logs()
+        assert process.wait(GIVE_UP_S) == 0, nodes.logs()
         assert nodes.status("renamed")["outcome"]["result"] == "completed"
         nodes.environment.update(faulty)
         told = ("collect", f"faulty://{tmp_path}/final", "--to", str(tmp_path / "here"), "--json")
@@ -113,9 +113,9 @@ def test_pods_submit_their_job_once_and_its_weights_are_collected_from_a_storage
         assert "libtorch" not in Path(f"/proc/{agents['a'][0].pid}/maps").read_text(), "a child submitted"
         nodes.wait_for(lambda: nodes.status("renamed")["step"] >= 2, "training")
         agents["c"][0].send_signal(signal.SIGTERM)
-        assert agents["c"][0].wait(60) == 0, nodes.logs()
+        assert agents["c"][0].wait(GIVE_UP_S) == 0, nodes.logs()
         for name in ("a", "b"):
-            assert agents[name][0].wait(120) == 0, nodes.logs()
+            assert agents[name][0].wait(GIVE_UP_S) == 0, nodes.logs()
             assert not pods.end_of(name).exists(), "nothing is told of a good end"
         assert nodes.status("renamed")["outcome"]["result"] == "completed"
         lines = [json.loads(line) for line in nodes.log("a").read_text().splitlines()]
@@ -134,7 +134,7 @@ def test_a_wrong_program_ends_each_agent_with_the_whole_message(tmp_path: Path) 
     with cluster(tmp_path / "cluster") as nodes:
         pods = Pods(nodes, tmp_path, spec, str(tmp_path / "out"), {})
         process, _ = pods.start("a")
-        assert process.wait(60) == 2, nodes.logs()
+        assert process.wait(GIVE_UP_S) == 2, nodes.logs()
         assert "block: 3 does not divide the" in pods.end_of("a").read_text()
         assert not any((tmp_path / "out").rglob("*")), "nothing is left of it"
 
@@ -147,7 +147,7 @@ def test_a_submission_waits_for_its_storage_and_goes_on_when_that_is_back(tmp_pa
         process, port = pods.start("a")
         nodes.wait_for(lambda: "storage.retry" in nodes.log("a").read_text() or health(port, "/livez") == 200, "begun")
         server.start()
-        assert process.wait(120) == 0, nodes.logs()
+        assert process.wait(GIVE_UP_S) == 0, nodes.logs()
         assert nodes.status("renamed")["outcome"]["result"] == "completed"
 
 
@@ -156,7 +156,7 @@ def test_a_job_that_failed_is_told_with_its_traceback(tmp_path: Path) -> None:
     with cluster(tmp_path / "cluster") as nodes:
         pods = Pods(nodes, tmp_path, spec, str(tmp_path / "out"), {})
         process, _ = pods.start("a")
-        assert process.wait(60) == 0, nodes.logs()
+        assert process.wait(GIVE_UP_S) == 0, nodes.logs()
         told = pods.end_of("a").read_text()
         assert told.startswith("the job renamed failed: ")
         assert "OSError: sample 5 cannot be read" in told
@@ -166,6 +166,6 @@ def test_a_job_whose_weights_go_nowhere_needs_no_place_that_its_pods_share(tmp_p
     spec = toy_spec(tmp_path, steps=2)
     with cluster(tmp_path / "cluster") as nodes:
         process, _ = Pods(nodes, tmp_path, spec, "", {}).start("a")
-        assert process.wait(60) == 0, nodes.logs()
+        assert process.wait(GIVE_UP_S) == 0, nodes.logs()
         assert nodes.status("renamed")["outcome"]["result"] == "completed"
         assert "final.nowhere" in nodes.log("a").read_text()

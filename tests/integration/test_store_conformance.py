@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 
 WITHIN_S = 20.0
 # etcd's shortest is about this.
-TTL_S = 2.0
+TTL_S = 3.0
 
 
 # Of a module, so that all tests of one store run together, on the same servers.

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.realrun.commands import Process, start
+from harness.realrun.jobs import GIVE_UP_S
 from holdfast.cli.job_status import read_status
 from holdfast.cli.target import Target
 from holdfast.stores.address import StoreAccess, parse_store
-
-_GIVE_UP_S = 120.0
 
 
 class Cluster:
@@ -35,7 +34,7 @@ class Cluster:
     def secret(self) -> bytes:
         return Path(self.environment["HOLDFAST_SECRET_FILE"]).read_bytes()
 
-    def command(self, *arguments: str, code: int | None = 0, timeout_s: float = _GIVE_UP_S) -> str:
+    def command(self, *arguments: str, code: int | None = 0, timeout_s: float = GIVE_UP_S) -> str:
         """What `holdfast` prints, errors too where one is expected."""
         with tempfile.TemporaryDirectory() as folder:
             output, errors = Path(folder) / "output", Path(folder) / "errors"
@@ -78,14 +77,14 @@ class Cluster:
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.folder.glob("*.log")))
 
-    def wait_for(self, condition: Callable[[], object], what: str, timeout_s: float = 90.0) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, timeout_s: float = GIVE_UP_S) -> None:
         """Poll, for that is what one can do about another process; the deadline bounds it."""
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline_s, f"not {what} within {timeout_s} s\n{self.logs()}"
             time.sleep(0.1)
 
-    def wait_logged(self, name: str, event: str, timeout_s: float = 60.0) -> None:
+    def wait_logged(self, name: str, event: str, timeout_s: float = GIVE_UP_S) -> None:
         text = f'"event": "{event}"'
         self.wait_for(lambda: text in self.log(name).read_text(), f"logged {event} by {name}", timeout_s)
 

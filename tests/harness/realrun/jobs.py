@@ -17,7 +17,7 @@ from harness.realrun.commands import SERVER, Process, start
 
 TOY = Path(__file__).parents[2] / "programs" / "toy.py"
 # Bounds a hang, on a machine that is busy with other tests.
-_GIVE_UP_S = 240.0
+GIVE_UP_S = 240.0
 
 
 def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields: Any) -> Path:
@@ -88,14 +88,14 @@ class RunningJob:
         commits = [json.loads(line) for line in lines if '"step.committed"' in line]
         return max((event["fields"]["step"] for event in commits), default=0)
 
-    def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = GIVE_UP_S) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition(self):
             assert self.process.poll() is None, f"the job ended early:\n{self._log.read_text()}"
             assert time.monotonic() < deadline, f"not so within {timeout_s} s; nodes: {self.nodes()}"
             time.sleep(0.02)  # polling a file; the deadline above bounds it
 
-    def end(self, timeout_s: float = _GIVE_UP_S) -> Ended:
+    def end(self, timeout_s: float = GIVE_UP_S) -> Ended:
         code = self.process.wait(timeout_s)
         report = self.out / "report.json"
         return Ended(
@@ -134,7 +134,8 @@ def job(
         for node in running.nodes().values():
             for pid in (node["agent_pid"], *node["worker_pids"]):
                 if pid and is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 def run_job(
@@ -142,7 +143,7 @@ def run_job(
     out: Path,
     *arguments: str,
     faults: Sequence[str] = (),
-    timeout_s: float = _GIVE_UP_S,
+    timeout_s: float = GIVE_UP_S,
     environment: Mapping[str, str] | None = None,
     forked: bool = True,
 ) -> Ended:

@@ -42,7 +42,7 @@ def test_the_same_file_elsewhere_is_the_same_program(tmp_path: Path, entry: str)
         check_machine(there)
 
 
-@pytest.mark.parametrize("entry", ["gpt.py:program", "gpt:program", "models.gpt:program"])
+@pytest.mark.parametrize("entry", ["absent_gpt.py:program", "absent_gpt:program", "absent_models.gpt:program"])
 def test_a_program_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path: Path, entry: str) -> None:
     with pytest.raises(ProgramError, match=str(tmp_path)):
         source_sha256(entry, tmp_path)
