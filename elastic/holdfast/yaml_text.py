@@ -23,9 +23,9 @@ def read_yaml(text: str) -> Any:
     return _read(lambda: yaml.load(text, Loader=_Loader))
 
 
-def read_documents(text: str) -> list[Any]:
-    """Of a file that may have several, `---` between them. Raises: YamlError, as above."""
-    read: list[Any] = _read(lambda: list(yaml.load_all(text, Loader=_Loader)))
+def read_manifests(text: str) -> list[Any]:
+    """All that a file for `kubectl apply` has, `---` between them; 0440 is octal there. Raises: YamlError, as above."""
+    read: list[Any] = _read(lambda: list(yaml.load_all(text, Loader=_ManifestLoader)))
     return read
 
 
@@ -75,6 +75,13 @@ _Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
+
+
+class _ManifestLoader(_Loader):
+    """Kubernetes' own tools read 1.1 in this, and modes of files are written so."""
+
+
+_ManifestLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"0o?[0-7]+$"), ["0"])
 
 
 def _count(value: object, known: dict[int, int]) -> int:

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from holdfast.errors import SpecError, UserError
 from holdfast.spec import load_spec
-from holdfast.yaml_text import YamlError, read_documents
+from holdfast.yaml_text import YamlError, read_manifests
 from holdfast_operator.api.v1alpha1 import GROUP, KIND, VERSION
 from holdfast_operator.api.v1alpha1.job_spec import FIELDS
 from holdfast_operator.api.v1alpha1.names import AGENT_CONTAINER
@@ -64,7 +64,7 @@ def namespace_in(path: Path) -> str | None:
 
 def _read(path: Path) -> Object:
     try:
-        documents = [one for one in read_documents(path.read_text(encoding="utf-8")) if one is not None]
+        documents = [one for one in read_manifests(path.read_text(encoding="utf-8")) if one is not None]
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path.absolute()}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -98,6 +98,16 @@ def test_every_wrong_field_of_a_manifest_is_told(tmp_path: Path) -> None:
         read_manifest(written(tmp_path, manifest), CHOICE, "team")
 
 
+def test_modes_of_files_are_octal_as_kubectl_reads_them(tmp_path: Path) -> None:
+    manifest = manifest_of(tmp_path)
+    secret = {"secretName": "s", "defaultMode": "MODE"}
+    manifest["spec"]["template"]["spec"]["volumes"] = [{"name": "s", "secret": secret}]
+    path = written(tmp_path, manifest)
+    path.write_text(path.read_text().replace("MODE", "0440"))
+    (volume,) = read_manifest(path, CHOICE, "team")["spec"]["template"]["spec"]["volumes"]
+    assert volume["secret"]["defaultMode"] == 0o440
+
+
 def test_a_job_spec_needs_an_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--image: missing"):
         read_manifest(written(tmp_path, SPEC), Choice(etcd=("a:1",)), "team")
