@@ -28,6 +28,8 @@ def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields:
         "steps": 12,
         # A machine that is busy with other tests must not decide on layouts.
         "layout": {"depth": 2, "adaptive": False},
+        # Workers that are killed at one step, by a schedule, are no fault of that step.
+        "failures": {"worker_deaths_per_step": 20},
         "timeouts": {"lease_ttl_s": 2.0, "progress_s": 20.0, "start_settle_s": 30.0},
     }
     for name, value in fields.items():
