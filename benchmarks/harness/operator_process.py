@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness.memory_reading import read_memory
 from benchmarks.harness.processes import BenchmarkError, Child
-from harness.etcd.server import free_ports
+from harness.server_process import free_ports
 
 _READY_S, _STOP_S, _POLL_S = 60.0, 10.0, 0.05
 _TICKS_S = os.sysconf("SC_CLK_TCK")

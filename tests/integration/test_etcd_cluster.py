@@ -8,7 +8,7 @@ import pytest
 
 from harness.etcd.careful import CarefulStore
 from harness.etcd.cluster import EtcdCluster, rotating, running_cluster
-from harness.etcd.server import free_ports
+from harness.server_process import free_ports
 from holdfast.errors import LeaseExpiredError, StoreUnavailableError
 from holdfast.ports.store import Store, WatchEvent
 from holdfast.stores.address import open_store, parse_store

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from harness.etcd.operating import compact_history, put_raw, raw_keys
-from harness.etcd.server import EtcdServer, free_ports, running_server
+from harness.etcd.server import EtcdServer, running_server
+from harness.server_process import free_ports
 from holdfast.errors import CompactedError, LeaseExpiredError, StoreUnavailableError
 from holdfast.ports.store import Compare, Delete, Put, Store, WatchEvent
 from holdfast.stores.etcd.store import EtcdStore

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness.etcd.server import free_ports, running_server
+from harness.etcd.server import running_server
 from harness.realrun.cluster import Cluster, cluster
 from harness.realrun.jobs import TOY, run_job, toy_spec, undisturbed
+from harness.server_process import free_ports
 
 pytestmark = [pytest.mark.slow]
 QUICK = {"timeouts": {"lease_ttl_s": 2.0, "start_settle_s": 30.0}}

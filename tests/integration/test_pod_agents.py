@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.etcd.server import free_ports
 from harness.realrun.cluster import Cluster, cluster
 from harness.realrun.jobs import GIVE_UP_S, toy_spec, undisturbed
+from harness.server_process import free_ports
 from harness.storage.faulty import faulty_environment
 from harness.storage.s3_server import Kind, S3Server, running_s3
 

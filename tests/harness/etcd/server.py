@@ -2,22 +2,18 @@
 
 import importlib.util
 import os
-import random
 import shutil
-import signal
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-START_WITHIN_S = 60.0
+from harness.server_process import ServerProcess, free_ports
+
 # Elections take one to two of these; leases last a second or more (etcd: 1.5 of these, rounded up).
 _ELECTION_MS = 500
 
@@ -44,20 +40,15 @@ class ServerTls:
     ca: Path | None = None
 
 
-class EtcdServer:
-    """One member. `start` may be called again after `kill`: it goes on with the same data and ports."""
+class EtcdServer(ServerProcess):
+    """One member. Started again it goes on with the same data and ports."""
 
     def __init__(self, name: str, folder: Path, *, tls: ServerTls | None = None, host: str = "127.0.0.1") -> None:
-        self.name = name
+        super().__init__(name, folder / f"{name}.log")
         self.folder = folder
         self.host = host
         self.client_port, self.peer_port, self._metrics_port = free_ports(3)
         self._tls = tls
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_started(self) -> bool:
-        return self._process is not None
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -89,25 +80,11 @@ class EtcdServer:
             "--log-level=warn",
             *self._tls_flags(),
         ]
-        with (self.folder / f"{self.name}.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._launch(command)
 
     def wait_healthy(self) -> None:
         """Until it serves and has a leader."""
-        deadline_s = time.monotonic() + START_WITHIN_S
-        while not self._is_healthy():
-            assert self._process is not None, f"{self.name} was not started"
-            ended = self._process.poll()
-            assert ended is None, f"{self.name} ended with {ended}:\n{self._last_words()}"
-            assert time.monotonic() < deadline_s, f"{self.name} is not healthy:\n{self._last_words()}"
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        """SIGKILL, and only back when it is gone. A server that does not run is no error."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._wait_until(self._is_healthy)
 
     def revive(self) -> None:
         """Running, thawed and healthy, whether or not it was."""
@@ -116,22 +93,11 @@ class EtcdServer:
         self.thaw()
         self.wait_healthy()
 
-    def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
     def metric(self, name: str) -> float:
         for line in self._http("/metrics").splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
         raise AssertionError(f"{self.name} has no metric {name}")
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None, f"{self.name} was not started"
-        self._process.send_signal(number)
 
     def _tls_flags(self) -> list[str]:
         if self._tls is None:
@@ -152,22 +118,6 @@ class EtcdServer:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{self._metrics_port}{path}", timeout=2.0) as reply:
             return str(reply.read().decode())
-
-    def _last_words(self) -> str:
-        return (self.folder / f"{self.name}.log").read_text(errors="replace")[-2000:]
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to outgoing connections: such a one could take the port of a dead server."""
-    with ExitStack() as sockets:
-        ports: list[int] = []
-        for port in random.sample(range(10_000, 32_000), k=1_000):
-            if len(ports) == count:
-                return ports
-            with suppress(OSError):
-                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
-                ports.append(port)
-    raise AssertionError(f"only {len(ports)} free ports; {count} are needed")
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.etcd.server import EtcdServer, etcd_program, free_ports
+from harness.etcd.server import EtcdServer, etcd_program
 from harness.kube.credentials import MASTERS, Access, Keys
+from harness.server_process import ServerProcess, free_ports
 
-_START_WITHIN_S = 90.0
 _USUAL_FOLDER = Path("/usr/local/kubebuilder/bin")
 _API, _CONTROLLERS, _SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 _SERVICE_ADDRESSES = "10.96.0.0/16"
@@ -35,38 +33,20 @@ def program(name: str) -> Path:
     )
 
 
-class _Component:
-    """One process with its log; started again after `stop` it has the same command."""
+class _Component(ServerProcess):
+    """One of the control plane's programs; started again it has the same command."""
 
     def __init__(self, name: str, folder: Path, flags: Sequence[str], health: str) -> None:
-        self.name, self._log = name, folder / f"{name}.log"
+        super().__init__(name, folder / f"{name}.log")
         self._command, self._health = [str(program(name)), *flags], health
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def stop(self) -> None:
-        """SIGKILL, and only back when it is gone; where it does not run that is no error."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._launch(self._command)
 
     def wait_healthy(self, access: Access) -> None:
         handler = urllib.request.HTTPSHandler(context=access.ssl_context())
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), handler)
-        deadline_s = time.monotonic() + _START_WITHIN_S
-        while not _answers(opener, self._health):
-            assert self._process is not None, f"{self.name} was not started"
-            ended = self._process.poll()
-            assert ended is None, f"{self.name} ended with {ended}:\n{self._last_words()}"
-            assert time.monotonic() < deadline_s, f"{self.name} is not healthy:\n{self._last_words()}"
-            time.sleep(0.05)
-
-    def _last_words(self) -> str:
-        return self._log.read_text(errors="replace")[-3000:]
+        self._wait_until(lambda: _answers(opener, self._health))
 
 
 class ControlPlane:
@@ -119,7 +99,7 @@ class ControlPlane:
 
     def stop_api(self) -> None:
         """The API server is gone, with all its connections; controllers and scheduler wait for it."""
-        self._components[_API].stop()
+        self._components[_API].kill()
 
     @contextmanager
     def without_api(self) -> Iterator[None]:
@@ -132,7 +112,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         for component in self._components.values():
-            component.stop()
+            component.kill()
         self.etcd.kill()
 
     def _serving_flags(self) -> list[str]:

@@ -8,10 +8,8 @@ import enum
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,9 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.etcd.server import free_ports
+from harness.server_process import ServerProcess, free_ports
 
-START_WITHIN_S = 60.0
 ACCESS_KEY, SECRET_KEY = "holdfast-tests", "a-secret-of-the-tests"
 
 
@@ -44,17 +41,16 @@ class Kind(enum.Enum):
     RCLONE = "rclone"
 
 
-class S3Server:
-    """`start` may be called again after `kill`, and listens on the same port."""
+class S3Server(ServerProcess):
+    """Started again it listens on the same port."""
 
     def __init__(self, folder: Path, kind: Kind = Kind.MOTO) -> None:
         """`folder`: for its log, and for rclone's buckets."""
+        super().__init__(kind.value, folder / "server.log")
         self.kind = kind
         self._buckets = folder / "buckets"
-        self._log = folder / "server.log"
         self._buckets.mkdir(parents=True, exist_ok=True)
         (self.port,) = free_ports(1)
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -75,38 +71,18 @@ class S3Server:
 
     def start(self) -> None:
         """Back when it answers."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline_s = time.monotonic() + START_WITHIN_S
-        while not self._answers():
-            ended = self._process.poll()
-            assert ended is None, f"the S3 server ended with {ended}:\n{self._last_words()}"
-            assert time.monotonic() < deadline_s, f"the S3 server does not answer:\n{self._last_words()}"
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        """SIGKILL, and only back when it is gone. A server that does not run is no error."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        self._launch(self._command())
+        self._wait_until(self._answers)
 
     def make_bucket(self, name: str) -> None:
         """That there is one already is no error. After a kill it is there again, with moto empty."""
         (self._buckets / name).mkdir(exist_ok=True)
-        if self.kind is Kind.MOTO and self._process is not None:
+        if self.kind is Kind.MOTO and self.is_started:
             self._open(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT"))
 
     def requests(self) -> list[str]:
         """moto only: those answered so far, "PUT /bucket/key?partNumber=1 HTTP/1.1" for example."""
-        return re.findall(r"(?:GET|HEAD|PUT|POST|DELETE) /\S* HTTP/1\.1", self._log.read_text(errors="replace"))
+        return re.findall(r"(?:GET|HEAD|PUT|POST|DELETE) /\S* HTTP/1\.1", self.log.read_text(errors="replace"))
 
     def _command(self) -> list[str]:
         if self.kind is Kind.MOTO:
@@ -130,13 +106,6 @@ class S3Server:
         # No proxy, whatever the environment says.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         opener.open(request, timeout=5.0).close()
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None, "the S3 server was not started"
-        self._process.send_signal(number)
-
-    def _last_words(self) -> str:
-        return self._log.read_text(errors="replace")[-2000:]
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.etcd.server import free_ports
+from harness.server_process import free_ports
 from harness.storage.making import (
     Making,
     folders_of,
