@@ -207,7 +207,7 @@ def test_halves_of_which_none_holds_all_layers_wait_for_each_other(
 def test_steps_are_committed_while_the_store_is_away_and_a_loss_waits_for_it(
     wires: Network, etcd: EtcdServer, tmp_path: Path
 ) -> None:
-    with trial(tmp_path, wires, etcd, pause_s=0.03) as made:
+    with trial(tmp_path, wires, etcd, pause_s=0.03, lease_ttl_s=AWAY_S / 10) as made:
         lost = made.pipelines()[-1][-1]  # not where rank 0 is, whose agent keeps the commits until it can tell them
         etcd.kill()
         killed_s = time.time()

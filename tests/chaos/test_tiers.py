@@ -192,7 +192,7 @@ def test_a_byte_flipped_in_a_checkpoint_is_found_and_an_earlier_one_used(undistu
     (found,) = {(entry["layer"], entry["source"]) for entry in logged(ended.out, "restore.corrupt")}
     assert found == (2, "checkpoint")
     steps = [g["start_step"] for g in ended.report["generations"] if g["start_step"] is not None]
-    assert steps[0] > steps[-1] >= 5, "the one before it"
+    assert steps[0] > min(steps) >= 5, "the one before it"
 
 
 def test_another_model_optimizer_or_batch_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def toy_spec(folder: Path, *, params: Mapping[str, Any] | None = None, **fields:
         "layout": {"depth": 2, "adaptive": False},
         # Workers that are killed at one step, by a schedule, are no fault of that step.
         "failures": {"worker_deaths_per_step": 20},
-        "timeouts": {"lease_ttl_s": 2.0, "progress_s": 20.0, "start_settle_s": 30.0},
+        # Nor may it take a node for lost or cut off that stood still for a moment.
+        "timeouts": {"lease_ttl_s": 6.0, "probe_s": 2.0, "progress_s": 20.0, "start_settle_s": 30.0},
     }
     for name, value in fields.items():
         spec[name] = {**spec[name], **value} if isinstance(value, dict) and name in spec else value
