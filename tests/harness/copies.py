@@ -144,7 +144,7 @@ class Nodes:
                 while data := await there.read(65536):
                     changed = change(mine, data)
                     if changed is None:
-                        return
+                        raise ConnectionResetError(f"connection {mine} is cut")
                     writer.write(changed)
                     await writer.drain()
             finally:
@@ -164,6 +164,8 @@ class Nodes:
             tasks.add(task)
             try:
                 await serve(reader, writer)
+                writer.close()
+                await writer.wait_closed()  # what was written has gone out; only then does the other see an end
             except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 pass
             finally:
