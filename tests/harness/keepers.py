@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.ram import HeldCopy
+from harness.waiting import wait_until
 from holdfast_checkpoint.agent_messages import Look, decode_answer, encode, receive, script_of, send
 from holdfast_checkpoint.errors import CheckpointError
 from holdfast_checkpoint.header import parse
@@ -111,11 +111,8 @@ def environment(secret: str = SECRET) -> Mapping[str, str]:
     return {**kept, "HOLDFAST_SECRET": secret}
 
 
-def wait_for(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {within_s} s"
-        time.sleep(0.02)
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    wait_until(condition, WITHIN_S, what=lambda: what)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ import random
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from harness.waiting import wait_until
 
 _START_WITHIN_S = 90.0
 
@@ -33,9 +34,10 @@ class ServerProcess:
 
     def freeze(self) -> None:
         """It keeps its connections and answers nothing; only back when the last of its threads stands still."""
-        self._started().send_signal(signal.SIGSTOP)
+        process = self._started()
+        process.send_signal(signal.SIGSTOP)
         # WNOWAIT: that it ended, if it did, stays for Popen to find.
-        end = os.waitid(os.P_PID, self._started().pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        end = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert end is not None
         assert end.si_code == os.CLD_STOPPED, f"{self.name} ended:\n{self._last_words()}"
 
@@ -47,12 +49,14 @@ class ServerProcess:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _wait_until(self, serves: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + _START_WITHIN_S
-        while not serves():
+        def serves_or_lives() -> bool:
+            if serves():
+                return True
             ended = self._started().poll()
             assert ended is None, f"{self.name} ended with {ended}:\n{self._last_words()}"
-            assert time.monotonic() < deadline_s, f"{self.name} does not serve:\n{self._last_words()}"
-            time.sleep(0.02)
+            return False
+
+        wait_until(serves_or_lives, _START_WITHIN_S, what=lambda: f"{self.name} serves:\n{self._last_words()}")
 
     def _started(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, f"{self.name} was not started"

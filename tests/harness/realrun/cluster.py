@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from harness.realrun.commands import Process, start
 from harness.realrun.jobs import GIVE_UP_S
+from harness.waiting import wait_until
 from holdfast.cli.job_status import read_status
 from holdfast.cli.target import Target
 from holdfast.stores.address import StoreAccess, parse_store
@@ -78,11 +78,7 @@ class Cluster:
         return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.folder.glob("*.log")))
 
     def wait_for(self, condition: Callable[[], object], what: str, timeout_s: float = GIVE_UP_S) -> None:
-        """Poll, for that is what one can do about another process; the deadline bounds it."""
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline_s, f"not {what} within {timeout_s} s\n{self.logs()}"
-            time.sleep(0.1)
+        wait_until(condition, timeout_s, what=lambda: f"{what}\n{self.logs()}", every_s=0.1)
 
     def wait_logged(self, name: str, event: str, timeout_s: float = GIVE_UP_S) -> None:
         text = f'"event": "{event}"'

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from harness.realrun.commands import SERVER, Process, start
+from harness.waiting import wait_until
 
 TOY = Path(__file__).parents[2] / "programs" / "toy.py"
 # Bounds a hang, on a machine that is busy with other tests.
@@ -92,11 +92,13 @@ class RunningJob:
         return max((event["fields"]["step"] for event in commits), default=0)
 
     def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = GIVE_UP_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition(self):
+        def holds_or_lives() -> bool:
+            if condition(self):
+                return True
             assert self.process.poll() is None, f"the job ended early:\n{self._log.read_text()}"
-            assert time.monotonic() < deadline, f"not so within {timeout_s} s; nodes: {self.nodes()}"
-            time.sleep(0.02)  # polling a file; the deadline above bounds it
+            return False
+
+        wait_until(holds_or_lives, timeout_s, what=lambda: f"it; nodes: {self.nodes()}")
 
     def end(self, timeout_s: float = GIVE_UP_S) -> Ended:
         code = self.process.wait(timeout_s)

@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from harness.waiting import wait_until
 from holdfast_checkpoint.digest import CHUNK_BYTES, digest_of
 from holdfast_checkpoint.errors import CorruptError, StorageError
 from holdfast_checkpoint.header import LENGTH, lay_out
@@ -303,10 +303,7 @@ def test_giving_back_much_memory_holds_up_nobody(monkeypatch: pytest.MonkeyPatch
         incoming.memory[:8] = LENGTH.pack(size)
         incoming.commit(digest_of(incoming_of(size)))
     tier.close()
-    deadline = time.monotonic() + 20
-    while len(closed) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: len(closed) >= 2, 20)
     assert closed[1000] == me
     assert closed[64 << 20] != me, "the kernel takes its time over it"
 
