@@ -116,7 +116,7 @@ class _Launch:
         self._alone = asyncio.Event()  # set whenever an agent ended and none is left
         self._interrupts = 0
         self._killed = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: asyncio.TaskGroup | None = None  # while it trains
 
     async def run(self, out: Path) -> Ending:
         try:
@@ -125,14 +125,15 @@ class _Launch:
                 await self._store.put(self._keys.one("checkpoints"), encode(known))
             await self._store.put(self._keys.one("spec"), encode(self._prepared.job_record(out)))
             with self._signals():
-                await self._train()
+                try:
+                    await self._train()
+                finally:  # and no further Ctrl-C comes between
+                    await self._nodes.kill_all()
         except ExceptionGroup as group:  # of its tasks
             ours, bugs = group.split(HoldfastError)
             if ours is None or bugs is not None:
                 raise
             raise ours.exceptions[0] from group
-        finally:
-            await self._nodes.kill_all()
         self._injector.missed("the job ended before")
         killed = self._killed.is_set() and self._follower.outcome is None
         outcome = self._follower.outcome or OutcomeRecord(
@@ -153,9 +154,12 @@ class _Launch:
                 tasks.create_task(self._follower.ended.wait(), name="outcome"),
                 tasks.create_task(self._killed.wait(), name="killed"),
             ]
-            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
-            if not self._killed.is_set():
-                await self._nodes.wait_gone(_LEAVE_S, self._killed)
+            try:
+                await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+                if not self._killed.is_set():
+                    await self._nodes.wait_gone(_LEAVE_S, self._killed)
+            finally:
+                self._tasks = None
             for task in (*background, *over):
                 task.cancel()
 
@@ -197,9 +201,8 @@ class _Launch:
         self._interrupts += 1
         if self._interrupts > 1:
             self._killed.set()
-            return
-        assert self._tasks is not None
-        self._listener.stopping("interrupted")
-        self._tasks.create_task(
-            self._store.put(self._keys.one("stop"), encode(StopRecord(reason="interrupted"))), name="stop"
-        )
+        elif self._tasks is not None:
+            self._listener.stopping("interrupted")
+            self._tasks.create_task(
+                self._store.put(self._keys.one("stop"), encode(StopRecord(reason="interrupted"))), name="stop"
+            )

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,22 @@ def run_job(wish: Wish, options: Options) -> int:
         # First what takes no time to refuse.
         if options.out is not None:
             check_free(options.out, replace=options.overwrite, option="--overwrite")
-        server = nodes_command().start()
-        with contextlib.closing(server):
+        with _closing(nodes_command().start()) as server:
             return _run_on(server, wish, options)
     except KeyboardInterrupt:  # before or after the launcher, which takes signals itself
         print("holdfast: interrupted", file=sys.stderr)
         return EXIT_KILLED
+
+
+@contextlib.contextmanager
+def _closing(server: RunningServer) -> Iterator[RunningServer]:
+    """End it in the end; a further Ctrl-C does not come between."""
+    try:
+        yield server
+    finally:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        server.close()
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_on(server: RunningServer, wish: Wish, options: Options) -> int:
