@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-waiting test-computing test-quick simulate check crd bench clean
+.PHONY: help setup demo test test-waiting test-computing test-quick fuzz simulate check crd bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -34,6 +34,10 @@ test-computing: setup # what only computes gives way to what waits for other pro
 
 test-quick: setup ## run unit and property tests, under two minutes
 	$(BIN)/pytest -m "not slow and not chaos" $(wildcard tests/unit tests/property)
+
+fuzz: setup ## draw new examples for every property, where `make test` has the same ones each time
+	$(BIN)/pytest --numprocesses=2 --hypothesis-profile=drawn tests/property tests/unit \
+	    $(wildcard tests/integration/test_fuzz_*.py)
 
 simulate: setup ## play SEEDS=1000 faulty schedules of the control plane on a virtual clock
 	$(BIN)/python -m holdfast.simulator --seeds $(or $(SEEDS),1000)

@@ -22,7 +22,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.realrun.jobs import Ended, RunningJob, job, kill_all, run_job, toy_spec
+from harness.realrun.jobs import Ended, RunningJob, events_of, job, kill_all, run_job, toy_spec
 from harness.realrun.schedules import Schedule, random_schedule
 from harness.storage.faulty import faulty_environment
 from holdfast.cli.exits import EXIT_INPUT
@@ -90,17 +90,12 @@ def run_schedule(made: StorageSchedule, folder: Path) -> tuple[Ended, list[str]]
 
 def is_over(running: RunningJob) -> bool:
     """Where the storage was so bad that nothing was committed until the end."""
-    events = running.out / "events.jsonl"
-    return events.exists() and '"job.outcome"' in events.read_text()
+    return bool(events_of(running.out, "job.outcome"))
 
 
 def told_of(out: Path) -> set[str]:
     """Folders of checkpoints that were told to be committed."""
-    try:
-        lines = (out / "events.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return set()
-    return {json.loads(line)["fields"]["folder"] for line in lines if '"checkpoint.committed"' in line}
+    return {event["fields"]["folder"] for event in events_of(out, "checkpoint.committed")}
 
 
 def let_go(out: Path) -> set[str]:

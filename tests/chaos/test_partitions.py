@@ -247,7 +247,7 @@ def test_the_loss_of_the_coordinating_agent_costs_no_more_than_any_other(
     losses = [g["downtime_s"] for g in ended.report["generations"] if g["cause"] == "loss"]
     paused_s = {"another": [losses[0], losses[3]], "leader": losses[1:3]}
     assert len(losses) == len(kinds)
-    assert min(paused_s["leader"]) <= max(paused_s["another"]) + 0.3, paused_s
+    assert min(paused_s["leader"]) <= max(paused_s["another"]) + 3.0, paused_s
     assert max(losses) < 15, f"a lease need not run out: {paused_s}"
     assert ended.bits == undisturbed(tmp_path / "undisturbed", ended.report["steps_committed"]).bits
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.ram import all_copied, copies_of, flip_all, flip_byte
-from harness.realrun.jobs import Ended, Holds, RunningJob, agents_of, job, kill_all, run_job, toy_spec
+from harness.realrun.jobs import Ended, Holds, RunningJob, agents_of, events_of, job, kill_all, run_job, toy_spec
 from holdfast_checkpoint.remote import Repository
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -39,8 +39,13 @@ def generation_after(ended: Ended, cause: str) -> dict[str, Any]:
 
 
 def test_a_node_that_held_layers_alone_is_replaced_from_its_peers_ram(undisturbed: Ended, tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, tight=True, snapshots={"every": 1})
-    ended = run_job(spec, tmp_path / "out", "--nodes", "4", faults=("kill node-1 at step 9",))
+    holds = Holds(tmp_path, 9)
+    spec = spec_of(tmp_path, tight=True, params={**SLOW, **holds.params}, snapshots={"every": 1})
+    with job(spec, tmp_path / "out", "--nodes", "4") as running:
+        running.wait_for(lambda run: run.step() >= 9 and all_copied(agents_of(run).values(), 8, LAYERS))
+        os.killpg(agents_of(running)["node-1"], signal.SIGKILL)
+        holds.let_go(9)
+        ended = running.end()
 
     assert ended.code == 0, ended.output
     assert ended.bits == undisturbed.bits
@@ -80,8 +85,7 @@ def test_a_worker_that_died_starts_from_its_own_nodes_ram(undisturbed: Ended, tm
 
 
 def has_checkpoint(running: RunningJob) -> bool:
-    events = running.out / "events.jsonl"
-    return events.exists() and '"checkpoint.committed"' in events.read_text()
+    return bool(events_of(running.out, "checkpoint.committed"))
 
 
 def checkpoint_bytes(url: str, step: int) -> int:

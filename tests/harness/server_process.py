@@ -66,12 +66,17 @@ class ServerProcess:
         return self.log.read_text(errors="replace")[-3000:]
 
 
+# By `free_ports` in this process: their servers may not have bound them yet, or may be down for a moment.
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
     """Below those that the kernel gives to outgoing connections: such a one could take the port of a dead server."""
     with ExitStack() as sockets:
         ports: list[int] = []
-        for port in random.sample(range(10_000, 32_000), k=1_000):
+        for port in random.sample(sorted(set(range(10_000, 32_000)) - _given), k=1_000):
             if len(ports) == count:
+                _given.update(ports)
                 return ports
             with suppress(OSError):
                 sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))

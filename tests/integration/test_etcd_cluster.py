@@ -58,7 +58,7 @@ async def test_every_acknowledged_write_is_seen_once_while_each_member_is_killed
     async with opened(cluster.endpoints, prefix) as writing, opened(cluster.endpoints, prefix) as reading:
         writer = CarefulStore(writing)
         watch = reading.watch("", (await reading.get_prefix("")).revision + 1)
-        lease = await writer.grant(5)
+        lease = await writer.grant(60)
         written: list[int] = []
         with rotating(cluster) as rotation:
             async with asyncio.timeout(WITHIN_S):

@@ -96,7 +96,7 @@ async def test_a_server_that_the_authority_does_not_vouch_for_is_refused(
 ) -> None:
     certificate, key = ours.issue("agent")
     access = StoreAccess(ca=theirs.ca, certificate=certificate, key=key)
-    async with opened(tls_server, access, scheme="etcds", timeout_s=1.5) as store:
+    async with opened(tls_server, access, scheme="etcds", timeout_s=5.0) as store:
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
             await store.get("a")
 

@@ -291,10 +291,13 @@ async def test_a_watch_that_nobody_holds_any_more_ends_at_the_server(server: Etc
 
 
 async def test_a_thousand_cancelled_waits_cost_no_stream_each(server: EtcdServer, store: Store) -> None:
+    watchers = "etcd_debugging_mvcc_watcher_total"
+    before = server.metric(watchers)
     watch = store.watch("", await store.put("a", b"") + 1)
     for _ in range(50):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(watch), 0.001)
+    await until(lambda: server.metric(watchers) == before + 1)
     started = server.metric("etcd_network_client_grpc_received_bytes_total")
     for _ in range(1_000):
         with pytest.raises(TimeoutError):

@@ -18,7 +18,7 @@ from harness.realrun.jobs import TOY, run_job, toy_spec, undisturbed
 from harness.server_process import free_ports
 
 pytestmark = [pytest.mark.slow]
-QUICK = {"timeouts": {"lease_ttl_s": 2.0, "start_settle_s": 30.0}}
+PATIENT = {"timeouts": {"start_settle_s": 30.0}}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def anywhere(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster
 @pytest.mark.chaos
 def test_agents_that_come_and_go_leave_the_weights_of_the_undisturbed_run(anywhere: Cluster, tmp_path: Path) -> None:
     one = anywhere
-    spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000, nodes={"min": 1, "desired": 4}, **QUICK)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.05}, steps=100_000, nodes={"min": 1, "desired": 4}, **PATIENT)
     one.start("node-0")  # before there is a job
     one.wait_logged("node-0.0", "job.awaited")
     out = tmp_path / "out"
@@ -131,7 +131,7 @@ def test_a_name_belongs_to_one_live_agent_and_a_restarted_one_has_it_back(one: C
 def test_an_agent_that_stood_still_comes_back_under_a_new_incarnation_with_what_its_workers_hold(
     one: Cluster, tmp_path: Path
 ) -> None:
-    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=100_000, nodes={"min": 1, "desired": 2}, **QUICK)
+    spec = toy_spec(tmp_path, params={"pause_s": 0.02}, steps=100_000, nodes={"min": 1, "desired": 2}, **PATIENT)
     one.submit(spec, tmp_path / "out")
     for number in range(2):
         one.start(f"node-{number}")
@@ -154,7 +154,7 @@ def test_an_agent_that_stood_still_comes_back_under_a_new_incarnation_with_what_
 
 
 def test_submit_refuses_a_job_that_is_there_and_replaces_one_that_is_over(one: Cluster, tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, steps=2, **QUICK)
+    spec = toy_spec(tmp_path, steps=2, **PATIENT)
     first = one.submit(spec, tmp_path / "out")
     again = ("submit", str(spec), "--store", one.store, "--out")
 
@@ -171,7 +171,7 @@ def test_submit_refuses_a_job_that_is_there_and_replaces_one_that_is_over(one: C
 
 
 def test_submit_that_waits_leaves_what_a_run_leaves(one: Cluster, tmp_path: Path) -> None:
-    spec = toy_spec(tmp_path, steps=4, nodes={"min": 1, "desired": 1}, **QUICK)
+    spec = toy_spec(tmp_path, steps=4, nodes={"min": 1, "desired": 1}, **PATIENT)
     run = run_job(spec, tmp_path / "run", "--nodes", "1")
     one.start("node-0")
     report = one.submit(spec, tmp_path / "out", "--wait")

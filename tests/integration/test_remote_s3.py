@@ -150,7 +150,7 @@ def test_an_upload_goes_through_though_the_server_is_killed_in_it(
     monkeypatch.setattr(storage_s3, "_UPLOADS", 1)
     with running_s3(tmp_path, Kind.MOTO, "bucket") as server:
         use(server, monkeypatch)
-        remote, checkpoint = repository("killed", give_up_s=16.0), large()
+        remote, checkpoint = repository("killed"), large()
         for uploading in killed_in_upload(server, remote, checkpoint):
             server.start()
             uploading.result(WITHIN_S)
@@ -202,12 +202,13 @@ def test_what_was_acknowledged_survives_a_killed_server_that_keeps_its_disk(
 
 def test_a_server_that_answers_nothing_is_given_up(moto: S3Server) -> None:
     options = {"config_kwargs": {"read_timeout": 0.2}}
-    remote = Repository("s3://bucket/frozen", pause_s=0.02, give_up_s=0.3, storage_options=options)
+    hasty = Repository("s3://bucket/frozen", pause_s=0.02, give_up_s=0.3, storage_options=options)
+    remote = repository("frozen")
     remote.prepare()
     moto.freeze()
     try:
         with pytest.raises(StorageBusyError, match="cannot list s3://bucket/frozen: no answer"):
-            remote.list()
+            hasty.list()
     finally:
         moto.thaw()
     assert remote.list() == ()

@@ -5,6 +5,7 @@ etcd can serve them all, one after the other.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -238,12 +239,21 @@ async def test_a_lease_that_ends_takes_its_keys_along_at_once(store: Store, worl
 
 
 async def test_a_lease_kept_alive_lives(store: Store, world: World, a: str) -> None:
-    lease = await store.grant(TTL_S)
-    watch = store.watch(a, await store.put(a, b"", lease) + 1)
-    for _ in range(16):
-        assert 0 < await store.keep_alive(lease) <= TTL_S + 1
-        await asyncio.sleep(TTL_S / 10)
-    assert await store.get(a) is not None
+    while True:
+        lease = await store.grant(TTL_S)
+        watch = store.watch(a, await store.put(a, b"", lease) + 1)
+        renewed_s = time.monotonic()
+        try:
+            for _ in range(16):
+                assert 0 < await store.keep_alive(lease) <= TTL_S + 1
+                renewed_s = time.monotonic()
+                await asyncio.sleep(TTL_S / 10)
+            assert await store.get(a) is not None
+            break
+        except (LeaseExpiredError, AssertionError):
+            if time.monotonic() - renewed_s < TTL_S * 0.8:
+                raise
+            # This machine stood still, and the lease ran out meanwhile: once more.
     with world.at_rest():
         assert [event.kind for event in await next_of(watch)] == ["delete"]
 

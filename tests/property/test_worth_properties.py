@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from holdfast.planner.hazard import MOMENT_PRIOR, Moments, Outlook, Prior, Rate
 from holdfast.planner.worth import Option, best, worth
 
-RATES = st.floats(0.0, 1e4)
+RATES = st.one_of(st.just(0.0), st.floats(1e-9, 1e4))  # steps per second; far below it, products underflow
 SECONDS = st.floats(0.0, 1e5)
 HAZARDS = st.one_of(st.just(0.0), st.floats(1e-7, 1.0))
 OPTIONS = st.lists(st.builds(Option, RATES, SECONDS), min_size=1, max_size=8)

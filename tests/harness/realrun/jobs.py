@@ -84,19 +84,15 @@ class RunningJob:
 
     def step(self) -> int:
         """Steps committed so far, as events.jsonl tells."""
-        try:
-            lines = (self.out / "events.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return 0
-        commits = [json.loads(line) for line in lines if '"step.committed"' in line]
-        return max((event["fields"]["step"] for event in commits), default=0)
+        return max((event["fields"]["step"] for event in events_of(self.out, "step.committed")), default=0)
 
     def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = GIVE_UP_S) -> None:
         def holds_or_lives() -> bool:
             if condition(self):
                 return True
-            assert self.process.poll() is None, f"the job ended early:\n{self._log.read_text()}"
-            return False
+            is_over = self.process.poll() is not None
+            assert not is_over or condition(self), f"the job ended early:\n{self._log.read_text()}"
+            return is_over
 
         wait_until(holds_or_lives, timeout_s, what=lambda: f"it; nodes: {self.nodes()}")
 
@@ -165,6 +161,15 @@ def undisturbed(folder: Path, steps: int) -> Ended:
     return ended
 
 
+def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
+    """What events.jsonl tells so far; a line that is being written is left out."""
+    try:
+        whole = (out / "events.jsonl").read_text().rpartition("\n")[0]
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in whole.splitlines() if f'"kind": "{kind}"' in line]
+
+
 def agents_of(running: RunningJob) -> dict[str, int]:
     """Their pids by node."""
     return {name: node["agent_pid"] for name, node in running.nodes().items()}
@@ -193,5 +198,6 @@ def children_of(pid: int) -> set[int]:
     """Processes that any of its threads started and that it has not waited for."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found |= set(map(int, (task / "children").read_text().split()))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= set(map(int, (task / "children").read_text().split()))
     return found

@@ -64,10 +64,15 @@ def claim(incarnation: str, port: int) -> ClaimRecord:
 
 
 async def take(
-    store: MemoryStore, record: ClaimRecord, ttl_s: float = 30.0, *, process: NodeClaim | None = None
+    store: MemoryStore,
+    record: ClaimRecord,
+    lease_s: float = 3600.0,
+    *,
+    ttl_s: float = 30.0,
+    process: NodeClaim | None = None,
 ) -> int:
-    """As a process of its own, unless one is given."""
-    lease = await store.grant(ttl_s)
+    """As a process of its own, unless one is given. `lease_s`: of its lease, which nobody renews."""
+    lease = await store.grant(lease_s)
     claimed = (process or NodeClaim(store, KEYS, PEERS, ttl_s)).take(record, lease)
     await asyncio.wait_for(claimed, 20)
     return lease
@@ -90,7 +95,7 @@ async def test_a_second_agent_of_a_name_is_refused_while_the_first_lives(store: 
 
 async def test_an_agent_that_was_started_again_need_not_wait_for_the_old_lease(store: MemoryStore) -> None:
     async with listening("first") as port:
-        old = await take(store, claim("first", port), ttl_s=3600)
+        old = await take(store, claim("first", port))
     await store.put(KEYS.node(NODE), b"the old record", old)
 
     await take(store, claim("second", 2))
@@ -107,22 +112,14 @@ async def test_of_an_agent_that_is_silent_the_lease_decides(store: MemoryStore) 
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with silent:
         port = silent.sockets[0].getsockname()[1]
-        await take(store, claim("first", port), ttl_s=0.5)
-        await take(store, claim("second", 2), ttl_s=0.5)
+        await take(store, claim("first", port), lease_s=0.5)
+        await take(store, claim("second", 2))
 
         assert await holder(store) == "second"
 
-        lease = await take(store, claim("third", port), ttl_s=0.4)
-
-        async def renew() -> None:
-            while True:
-                await store.keep_alive(lease)
-                await asyncio.sleep(0.05)
-
-        renewing = asyncio.create_task(renew())
+        await take(store, claim("third", port))
         with pytest.raises(NodeRefusedError, match="renews its lease"):
             await take(store, claim("fourth", 2), ttl_s=0.4)
-        renewing.cancel()
 
 
 async def test_a_claim_that_no_agent_wrote_stands_in_nobodys_way(store: MemoryStore) -> None:
@@ -167,7 +164,7 @@ async def test_what_this_process_claimed_before_is_waited_for_and_another_of_the
 ) -> None:
     """In containers each agent may have pid 1, the same port, and an address that the last one had."""
     process = NodeClaim(store, KEYS, PEERS, 30.0)
-    old = await take(store, claim("first", 1), ttl_s=3600, process=process)
+    old = await take(store, claim("first", 1), process=process)
     again = asyncio.create_task(take(store, claim("second", 1), process=process))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(again), 0.3)  # its own lease still lives

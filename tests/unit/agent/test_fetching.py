@@ -78,6 +78,7 @@ class Story:
         repository: Repository | None = None,
         others: tuple[NodeId, ...] = (),
         away_s: float = 0.0,
+        say_after_s: float = 60.0,
     ) -> None:
         restores = tuple(Restore(layer=0, target=SlotId(node, 0), sources=sources) for node in sorted((HERE, *others)))
         self.start = StartRecord(
@@ -94,7 +95,7 @@ class Story:
         )
         self.ram, self.remote = ram, RemoteTier(repository=repository) if repository is not None else None
         self.said: list[str] = []
-        self.absence = Absence(away_s, 0.05, self.said.append)
+        self.absence = Absence(away_s, say_after_s, self.said.append)
         self.asked: list[tuple[NodeId, int | None]] = []
         self.corrupt: list[str] = []
         self.spoilt: list[Copy] = []
@@ -257,7 +258,7 @@ async def test_a_storage_that_hangs_is_said_to_be_waited_for_and_ram_is_verified
         read(folder, entry, buffer)
 
     monkeypatch.setattr(repository, "read_blob_into", hang)
-    story = Story(ram, repository=repository, away_s=60)
+    story = Story(ram, repository=repository, away_s=60, say_after_s=0.05)
     remote = story.remote
     assert remote is not None
     hanging = [asyncio.create_task(remote.restores.call(released.wait, 60)) for _ in range(3)]

@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
-
-from holdfast.agent.contact import ContactPoint
+from harness.contact import Led
 from holdfast.agent.credentials import Credentials
 from holdfast.agent.http import HttpPort, Listening
 from holdfast.agent.neighbours import Neighbours
@@ -23,18 +21,6 @@ KEYS = Keys(job="job")
 
 def peers() -> Peers:
     return Peers(Credentials(b"0123456789abcdef", "job"))
-
-
-class Led(ContactPoint):
-    """Says when a contact begins and when it ends."""
-
-    def __init__(self) -> None:
-        self.begun, self.lost = asyncio.Event(), asyncio.Event()
-        super().__init__(lambda _: self.lost.set())
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.begun.set()
-        return await super().handle(request)
 
 
 @asynccontextmanager

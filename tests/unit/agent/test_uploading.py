@@ -81,7 +81,7 @@ class Story:
 
 @pytest.fixture
 def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Story]]:
-    made: list[Story] = [Story(tmp_path, 0.2, monkeypatch)]
+    made: list[Story] = [Story(tmp_path, 1.0, monkeypatch)]
     yield made
     for story in made:
         story.release()

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from harness.waiting import wait_until
 from holdfast_checkpoint import buffers, copying, copyist
 from holdfast_checkpoint.digest import CHUNK_BYTES, digest_of
 from holdfast_checkpoint.errors import FormatError, StorageError
@@ -320,7 +321,7 @@ def test_tensors_are_let_go_of_once_copied(snapshotter: Snapshotter) -> None:
     watch = weakref.ref(held.tensors["model.weight"])
     taken = take(snapshotter, 1, {0: held})
     del held
-    assert watch() is None
+    wait_until(lambda: watch() is None)  # once the copying thread is about to sleep
     assert taken.blobs
 
 

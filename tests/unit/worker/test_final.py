@@ -109,7 +109,7 @@ def test_a_place_that_is_not_there_at_the_end_fails_the_job_and_gets_no_layer(tm
     mount = Mount(tmp_path)
     mount.unmount()
     with pytest.raises(JobFailedError, match=r"does not have the mark of submission mine: .*is it mounted\?"):
-        FinalWriter(str(mount.place), "mine", 0.2).write([layer()], lambda: None)
+        FinalWriter(str(mount.place), "mine", 1.0).write([layer()], lambda: None)
     assert not list(mount.place.rglob("*"))
 
 
