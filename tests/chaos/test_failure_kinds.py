@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.realrun.cluster import cluster
-from harness.realrun.jobs import Ended, Holds, events_of, is_alive, job, run_job, toy_spec
-from harness.waiting import wait_until
+from harness.realrun.jobs import Ended, Holds, events_of, job, run_job, toy_spec, wait_gone
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SLOW = {"pause_s": 0.005}
@@ -115,7 +114,7 @@ def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGINT)
         ended = running.end(timeout_s=20)
     assert ended.code == 130
-    wait_until(lambda: not any(is_alive(pid) for pid in pids if pid), what=lambda: f"the end of all of {pids}")
+    wait_gone(set(filter(None, pids)))
 
 
 def test_losses_that_are_not_numbers_are_reported_and_survived(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.realrun.jobs import RunningJob, children_of, is_alive, job, run_job, toy_spec
+from harness.realrun.jobs import RunningJob, children_of, job, run_job, toy_spec, wait_gone
 from harness.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -26,10 +26,6 @@ def parent_of(pid: int) -> int:
 def is_fork_server(pid: int) -> bool:
     """Not before it runs its own program: one that is stopped earlier holds up its parent, which waits for that."""
     return b"holdfast.cli.local_node" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def wait_gone(pids: set[int]) -> None:
-    wait_until(lambda: not any(map(is_alive, pids)), what=lambda: f"the end of {set(filter(is_alive, pids))}")
 
 
 def test_a_run_whose_fork_server_is_killed_fails_and_leaves_no_process(tmp_path: Path) -> None:

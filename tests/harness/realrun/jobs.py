@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +192,10 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return b"holdfast" in command or SERVER.encode() in command
+
+
+def wait_gone(pids: Collection[int]) -> None:
+    wait_until(lambda: not any(map(is_alive, pids)), what=lambda: f"the end of {set(filter(is_alive, pids))}")
 
 
 def children_of(pid: int) -> set[int]:
