@@ -26,6 +26,7 @@ from harness.realrun.jobs import Ended, RunningJob, events_of, job, kill_all, ru
 from harness.realrun.schedules import Schedule, random_schedule
 from harness.storage.faulty import faulty_environment
 from holdfast.cli.exits import EXIT_INPUT
+from holdfast.telemetry.run_event import EventKind
 from holdfast_checkpoint.remote import Repository
 
 STEPS = 24
@@ -90,12 +91,12 @@ def run_schedule(made: StorageSchedule, folder: Path) -> tuple[Ended, list[str]]
 
 def is_over(running: RunningJob) -> bool:
     """Where the storage was so bad that nothing was committed until the end."""
-    return bool(events_of(running.out, "job.outcome"))
+    return bool(events_of(running.out, EventKind.OUTCOME))
 
 
 def told_of(out: Path) -> set[str]:
     """Folders of checkpoints that were told to be committed."""
-    return {event["fields"]["folder"] for event in events_of(out, "checkpoint.committed")}
+    return {told["folder"] for told in events_of(out, EventKind.CHECKPOINT_COMMITTED)}
 
 
 def let_go(out: Path) -> set[str]:

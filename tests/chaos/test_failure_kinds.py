@@ -1,6 +1,5 @@
 """Failures are told apart: what ends the job, what it survives, what it waits for, and what it says."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from harness.realrun.cluster import cluster
 from harness.realrun.jobs import Ended, Holds, events_of, job, run_job, toy_spec, wait_gone
+from holdfast.telemetry.run_event import EventKind
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SLOW = {"pause_s": 0.005}
@@ -74,22 +74,21 @@ def test_the_last_copy_of_a_layer_gone_ends_the_job_by_name(tmp_path: Path) -> N
 def test_below_the_minimum_the_job_waits_with_its_state(undisturbed: Ended, tmp_path: Path) -> None:
     holds = Holds(tmp_path, 4)
     spec = toy_spec(tmp_path, params={**SLOW, **holds.params}, steps=24, nodes={"min": 3, "desired": 3})
-    with cluster(tmp_path / "cluster") as nodes:
-        nodes.submit(spec, tmp_path / "out")
+    with cluster(tmp_path / "cluster") as nodes, nodes.followed(spec, tmp_path / "out") as following:
         for name in ("a", "b", "c"):
             nodes.start(name)
-        nodes.wait_for(lambda: nodes.status()["step"] >= 4, "training")
+        following.wait_for(lambda run: run.step() >= 4)
         os.killpg(nodes.agents["c.2"].pid, signal.SIGKILL)
         holds.let_go(4)
         nodes.wait_for(lambda: nodes.status()["action"] == "hold", "waiting")
         assert nodes.status()["step"] == 4
 
         nodes.start("d")
-        nodes.wait_for(lambda: nodes.status()["outcome"], "at its end")
-        collected = json.loads(nodes.command("collect", str(tmp_path / "out"), "--json"))
-
-    assert collected["weights_sha256"] == undisturbed.report["weights_sha256"]
-    assert collected["optimizer_sha256"] == undisturbed.report["optimizer_sha256"]
+        ended = following.end()
+    assert ended.code == 0, ended.output
+    assert ended.bits == undisturbed.bits
+    actions = [generation["action"] for generation in ended.report["generations"]]
+    assert actions == ["train", "hold", "train"]
 
 
 def test_a_first_interrupt_stops_at_a_boundary_with_the_weights(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_a_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         running.wait_for(lambda run: run.step() >= 1)  # it stops at the next boundary, which does not come
         pids = [pid for node in running.nodes().values() for pid in (node["agent_pid"], *node["worker_pids"])]
         running.process.send_signal(signal.SIGINT)
-        running.wait_for(lambda run: bool(events_of(run.out, "job.stop_requested")))
+        running.wait_for(lambda run: bool(events_of(run.out, EventKind.STOP_REQUESTED)))
         running.process.send_signal(signal.SIGINT)
         ended = running.end(timeout_s=20)
     assert ended.code == 130

@@ -10,6 +10,7 @@ import pytest
 from harness.ram import all_copied, flip_all
 from harness.realrun.jobs import Ended, Holds, agents_of, events_of, job, toy_spec
 from harness.storage.faulty import faulty_environment
+from holdfast.telemetry.run_event import EventKind
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 STEPS = 24
@@ -41,13 +42,13 @@ def test_a_storage_that_hangs_stops_neither_training_nor_recovery_from_ram_nor_t
     fields = {"snapshots": {"every": 1}, "nodes": {"min": 4}, "checkpoints": {"upload_s": 2.0}}
     spec = toy_spec(tmp_path, params={"pause_s": 0.01, **holds.params}, steps=STEPS, layout=LAYOUT, **fields)
     with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
-        running.wait_for(lambda run: bool(events_of(run.out, "checkpoint.committed")))
+        running.wait_for(lambda run: bool(events_of(run.out, EventKind.CHECKPOINT_COMMITTED)))
         stored.away("hang")
         holds.let_go(6)
         running.wait_for(lambda run: run.step() >= 14)  # an upload hangs by now
         os.kill(running.nodes()["node-1"]["worker_pids"][0], signal.SIGKILL)
         holds.let_go(14)
-        running.wait_for(lambda run: len(events_of(run.out, "generation.recovered")) > 0)
+        running.wait_for(lambda run: len(events_of(run.out, EventKind.GENERATION_RECOVERED)) > 0)
         ended = running.end()
 
     assert ended.code == 0, ended.output
@@ -63,7 +64,7 @@ def test_a_node_that_drains_while_its_upload_hangs_is_gone_in_time(undisturbed: 
     holds = Holds(tmp_path, 6, 14)
     spec = toy_spec(tmp_path, params={"pause_s": 0.02, **holds.params}, steps=STEPS, layout={"depth": None})
     with job(spec, tmp_path / "out", "--nodes", "2", *stored.arguments, environment=stored.environment) as running:
-        running.wait_for(lambda run: bool(events_of(run.out, "checkpoint.committed")))
+        running.wait_for(lambda run: bool(events_of(run.out, EventKind.CHECKPOINT_COMMITTED)))
         stored.away("hang")
         holds.let_go(6)
         running.wait_for(lambda run: run.step() >= 14)
@@ -93,21 +94,21 @@ def test_a_restore_waits_for_a_storage_that_is_away_and_says_so(undisturbed: End
     fields = {"snapshots": {"every": 6}, "timeouts": {"start_s": 4.0}}
     spec = toy_spec(tmp_path, params={"pause_s": 0.02, **holds.params}, steps=STEPS, layout=LAYOUT, **fields)
     with job(spec, tmp_path / "out", "--nodes", "4", *stored.arguments, environment=stored.environment) as running:
-        running.wait_for(lambda run: bool(events_of(run.out, "checkpoint.committed")))
+        running.wait_for(lambda run: bool(events_of(run.out, EventKind.CHECKPOINT_COMMITTED)))
         holds.let_go(6)
         agents = agents_of(running)
         running.wait_for(lambda run: run.step() >= 10 and all_copied(agents.values(), 8, LAYERS))
         # None is being written: a start would wait for it, since it would be newer.
-        running.wait_for(lambda run: len(events_of(run.out, "checkpoint.committed")) == 2)
+        running.wait_for(lambda run: len(events_of(run.out, EventKind.CHECKPOINT_COMMITTED)) == 2)
         stored.away(how)
         flip_all(agents.values())
         os.killpg(agents["node-1"], signal.SIGKILL)
         holds.let_go(10)
-        running.wait_for(lambda run: bool(events_of(run.out, "restore.waits")), 90.0)
+        running.wait_for(lambda run: bool(events_of(run.out, EventKind.RESTORE_WAITS)), 90.0)
         time.sleep(4.0)  # a start that was decided on before is told by then
-        begun = len(events_of(running.out, "generation.begun"))
+        begun = len(events_of(running.out, EventKind.GENERATION_BEGUN))
         time.sleep(10.0)  # two and a half times what a start may take
-        assert len(events_of(running.out, "generation.begun")) == begun, "nobody is blamed meanwhile"
+        assert len(events_of(running.out, EventKind.GENERATION_BEGUN)) == begun, "nobody is blamed meanwhile"
         stored.back()
         ended = running.end(200.0)
 

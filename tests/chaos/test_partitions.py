@@ -14,8 +14,8 @@ import pytest
 from harness.etcd.server import EtcdServer, running_server
 from harness.netns.network import Network, network
 from harness.realrun.cluster import Cluster, cluster
-from harness.realrun.commands import Process, start
-from harness.realrun.jobs import Ended, RunningJob, toy_spec, undisturbed
+from harness.realrun.commands import Process
+from harness.realrun.jobs import Ended, RunningJob, events_of, toy_spec, undisturbed
 from holdfast.telemetry.files import RunFiles
 from holdfast.telemetry.run_event import EventKind
 
@@ -70,7 +70,7 @@ class Trial:
 
     def events(self, kind: EventKind) -> list[dict[str, Any]]:
         """What was told with each event of that kind."""
-        return [dict(event.fields) for event in RunFiles(self.following.out).read_events() if event.kind is kind]
+        return events_of(self.following.out, kind)
 
     def members(self) -> set[str]:
         """Nodes of the generation that trains; none while one forms."""
@@ -130,19 +130,15 @@ def trial(
             timeouts={"lease_ttl_s": lease_ttl_s, "progress_s": PROGRESS_S, "start_settle_s": SETTLE_S},
             failures={"node_losses": 10},
         )
-        log = folder / "follower.log"
-        command = ["submit", str(spec), "--store", nodes.store, "--out", str(folder / "out"), "--wait", "--json"]
-        follower = start(command, log, environment=nodes.environment)
-        made = Trial(wires, nodes, RunningJob(follower, folder / "out", log))
-        try:
-            for node in NODES:
-                made.start(node)
-            made.wait_trained()
-            yield made
-        finally:
-            wires.heal()
-            follower.kill()
-            follower.wait()
+        with nodes.followed(spec, folder / "out") as following:
+            made = Trial(wires, nodes, following)
+            try:
+                for node in NODES:
+                    made.start(node)
+                made.wait_trained()
+                yield made
+            finally:
+                wires.heal()
 
 
 # Each cuts the network, and says who must be able to train on; any of several where one set is as good as another.

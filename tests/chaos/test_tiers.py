@@ -11,6 +11,7 @@ import pytest
 
 from harness.ram import all_copied, copies_of, flip_all, flip_byte
 from harness.realrun.jobs import Ended, Holds, RunningJob, agents_of, events_of, job, kill_all, run_job, toy_spec
+from holdfast.telemetry.run_event import EventKind
 from holdfast_checkpoint.remote import Repository
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -85,7 +86,7 @@ def test_a_worker_that_died_starts_from_its_own_nodes_ram(undisturbed: Ended, tm
 
 
 def has_checkpoint(running: RunningJob) -> bool:
-    return bool(events_of(running.out, "checkpoint.committed"))
+    return bool(events_of(running.out, EventKind.CHECKPOINT_COMMITTED))
 
 
 def checkpoint_bytes(url: str, step: int) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.realrun.commands import Process, start
-from harness.realrun.jobs import GIVE_UP_S
+from harness.realrun.jobs import GIVE_UP_S, RunningJob
 from harness.waiting import wait_until
 from holdfast.cli.job_status import read_status
 from holdfast.cli.target import Target
@@ -53,6 +53,18 @@ class Cluster:
         told = self.command("submit", str(spec), "--store", self.store, "--out", str(out), "--json", *arguments)
         submitted: dict[str, Any] = json.loads(told)
         return submitted
+
+    @contextmanager
+    def followed(self, spec: Path, out: Path) -> Iterator[RunningJob]:
+        """The job of `holdfast submit --wait`, which leaves what a run leaves."""
+        log = self.folder / "follower.log"
+        command = ["submit", str(spec), "--store", self.store, "--out", str(out), "--wait", "--json"]
+        follower = start(command, log, environment=self.environment, forked=self.forked)
+        try:
+            yield RunningJob(follower, out, log)
+        finally:
+            follower.kill()
+            follower.wait()
 
     def about(self, command: str, *arguments: str, job: str = "toy") -> Any:
         """A command about the job, its answer parsed."""

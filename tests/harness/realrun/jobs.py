@@ -14,6 +14,8 @@ import yaml
 
 from harness.realrun.commands import SERVER, Process, start
 from harness.waiting import wait_until
+from holdfast.telemetry.files import RunFiles
+from holdfast.telemetry.run_event import EventKind
 
 TOY = Path(__file__).parents[2] / "programs" / "toy.py"
 # Bounds a hang, on a machine that is busy with other tests.
@@ -84,7 +86,7 @@ class RunningJob:
 
     def step(self) -> int:
         """Steps committed so far, as events.jsonl tells."""
-        return max((event["fields"]["step"] for event in events_of(self.out, "step.committed")), default=0)
+        return max((told["step"] for told in events_of(self.out, EventKind.STEP_COMMITTED)), default=0)
 
     def wait_for(self, condition: Callable[["RunningJob"], bool], timeout_s: float = GIVE_UP_S) -> None:
         def holds_or_lives() -> bool:
@@ -161,13 +163,9 @@ def undisturbed(folder: Path, steps: int) -> Ended:
     return ended
 
 
-def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
-    """What events.jsonl tells so far; a line that is being written is left out."""
-    try:
-        whole = (out / "events.jsonl").read_text().rpartition("\n")[0]
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in whole.splitlines() if f'"kind": "{kind}"' in line]
+def events_of(out: Path, kind: EventKind) -> list[dict[str, Any]]:
+    """What was told so far with each event of that kind."""
+    return [dict(event.fields) for event in RunFiles(out).read_events() if event.kind is kind]
 
 
 def agents_of(running: RunningJob) -> dict[str, int]:
